@@ -1,0 +1,122 @@
+"""What decoder-only families share: the rows of a layer, the keys of their metadata, the stored layouts."""
+
+from converters.spec import (
+    AtLayers,
+    Default,
+    Field,
+    Layouts,
+    Ratio,
+    Required,
+    Row,
+    SameAs,
+    each,
+    given,
+    optional,
+    part,
+    plus_one,
+)
+
+LAYER = "model.layers.{i}"
+ATTN = LAYER + ".self_attn"
+MLP = LAYER + ".mlp"
+
+DECODER: dict[str, str | Row] = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "blk.{i}.attn_norm.weight": LAYER + ".input_layernorm.weight",
+    "blk.{i}.attn_q.weight": ATTN + ".q_proj.weight",
+    "blk.{i}.attn_k.weight": ATTN + ".k_proj.weight",
+    "blk.{i}.attn_v.weight": ATTN + ".v_proj.weight",
+    "blk.{i}.attn_output.weight": ATTN + ".o_proj.weight",
+}
+HEAD: dict[str, str | Row] = {"output.weight": optional("lm_head.weight")}
+QK_NORM: dict[str, str | Row] = {
+    "blk.{i}.attn_q_norm.weight": ATTN + ".q_norm.weight",
+    "blk.{i}.attn_k_norm.weight": ATTN + ".k_norm.weight",
+}
+FFN_NORM: dict[str, str | Row] = {"blk.{i}.ffn_norm.weight": LAYER + ".post_attention_layernorm.weight"}
+FFN: dict[str, str | Row] = {
+    "blk.{i}.ffn_gate.weight": MLP + ".gate_proj.weight",
+    "blk.{i}.ffn_up.weight": MLP + ".up_proj.weight",
+    "blk.{i}.ffn_down.weight": MLP + ".down_proj.weight",
+}
+GEMMA_NORMS: dict[str, str | Row] = {
+    "output_norm.weight": plus_one("model.norm.weight"),
+    "blk.{i}.attn_norm.weight": plus_one(LAYER + ".input_layernorm.weight"),
+    "blk.{i}.post_attention_norm.weight": plus_one(LAYER + ".post_attention_layernorm.weight"),
+    "blk.{i}.ffn_norm.weight": plus_one(LAYER + ".pre_feedforward_layernorm.weight"),
+    "blk.{i}.post_ffw_norm.weight": plus_one(LAYER + ".post_feedforward_layernorm.weight"),
+}
+EXPERTS: dict[str, str | Row] = {
+    "blk.{i}.ffn_gate_inp.weight": MLP + ".gate.weight",
+    "blk.{i}.ffn_gate_exps.weight": MLP + ".experts.{e}.gate_proj.weight",
+    "blk.{i}.ffn_up_exps.weight": MLP + ".experts.{e}.up_proj.weight",
+    "blk.{i}.ffn_down_exps.weight": MLP + ".experts.{e}.down_proj.weight",
+}
+
+FUSED_EXPERTS: Layouts = {  # as transformers 5 stores them
+    MLP + ".experts.{e}.gate_proj.weight": part(MLP + ".experts.gate_up_proj", 0, of=2),
+    MLP + ".experts.{e}.up_proj.weight": part(MLP + ".experts.gate_up_proj", 1, of=2),
+    MLP + ".experts.{e}.down_proj.weight": each(MLP + ".experts.down_proj"),
+}
+
+SIZES: dict[str, str | Field] = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+HEAD_DIM: dict[str, str | Field] = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
+ROPE: dict[str, str | Field] = {
+    "rope.freq_base": "rope_theta",
+    "rope.scaling.type": given("rope_scaling_type"),
+    "rope.scaling.factor": given("rope_scaling_factor"),
+    "rope.scaling.original_context_length": given("rope_original_context"),
+    "rope.scaling.yarn_ext_factor": given("rope_extrapolation_factor"),
+    "rope.scaling.yarn_attn_factor": given("rope_attention_factor"),
+    "rope.scaling.yarn_beta_fast": given("rope_beta_fast"),
+    "rope.scaling.yarn_beta_slow": given("rope_beta_slow"),
+}
+EXPERT_COUNTS: dict[str, str | Field] = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+
+DEFAULTS: dict[str, Default] = {
+    "num_key_value_heads": SameAs("num_attention_heads"),
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+GEMMA_DEFAULTS: dict[str, Default] = {
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
+}
+# What llama.cpp's graphs assume and no metadata key can say.
+QWEN_GRAPH: dict[str, tuple[Required, ...]] = {
+    "hidden_act": ("silu", None),
+    "rope_type": ("default", "linear", "yarn"),
+    "use_sliding_window": (False, None),
+}
+ALL_SPARSE: dict[str, tuple[Required, ...]] = {"decoder_sparse_step": (1, None), "mlp_only_layers": ((), None)}
+GEMMA_GRAPH: dict[str, tuple[Required, ...]] = {
+    "hidden_act": ("gelu_pytorch_tanh", None),
+    "attention_bias": (False, None),
+    "use_bidirectional_attention": (False, None),
+}
+
+
+def scaled_by_head_dim(*, but_at: int) -> dict[str, tuple[Required, ...]]:
+    """Scores divided by the root of the head size; by that of hidden size / heads in the model of so many layers."""
+    ratio = Ratio("hidden_size", "num_attention_heads")
+    return {"query_pre_attn_scalar": (AtLayers(but_at, then=ratio, otherwise=SameAs("head_dim")),)}
+
+
+# Rotation tables were saved as buffers by transformers before 4.32; they hold nothing that config.json does not say.
+DROPPED = (".rotary_emb.inv_freq",)
+WINDOW = {
+    "sliding_window": "llama.cpp lets every token attend to all before it, not to the last {value} as in training: "
+    "answers agree up to that length."
+}

@@ -1,0 +1,34 @@
+"""Llama 1 to 3.3, and what shares its graph: Yi, SmolLM2, Vicuna, TinyLlama, CodeLlama, DeepSeek-R1 distills."""
+
+from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, HEAD_DIM, MLP, ROPE, SIZES
+from converters.rope import llama3_factors
+from converters.spec import Family, Generated, Ratio, optional, rope_pairs
+
+HEADS = "num_attention_heads"
+KV_HEADS = "num_key_value_heads"
+
+LLAMA = Family(
+    name="llama",
+    architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    arch="llama",
+    tensors=DECODER
+    | HEAD
+    | FFN_NORM
+    | FFN
+    | {
+        "rope_freqs.weight": Generated(llama3_factors),
+        "blk.{i}.attn_q.weight": rope_pairs(ATTN + ".q_proj.weight", heads=HEADS),
+        "blk.{i}.attn_k.weight": rope_pairs(ATTN + ".k_proj.weight", heads=KV_HEADS),
+        "blk.{i}.attn_q.bias": optional(rope_pairs(ATTN + ".q_proj.bias", heads=HEADS)),
+        "blk.{i}.attn_k.bias": optional(rope_pairs(ATTN + ".k_proj.bias", heads=KV_HEADS)),
+        "blk.{i}.attn_v.bias": optional(ATTN + ".v_proj.bias"),
+        "blk.{i}.attn_output.bias": optional(ATTN + ".o_proj.bias"),
+        "blk.{i}.ffn_gate.bias": optional(MLP + ".gate_proj.bias"),
+        "blk.{i}.ffn_up.bias": optional(MLP + ".up_proj.bias"),
+        "blk.{i}.ffn_down.bias": optional(MLP + ".down_proj.bias"),
+    },
+    metadata=SIZES | HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "head_dim"},
+    defaults=DEFAULTS | {"head_dim": Ratio("hidden_size", HEADS)},
+    requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "llama3", "yarn")},
+    dropped=DROPPED,
+)

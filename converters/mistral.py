@@ -1,0 +1,23 @@
+"""Mistral 7B v0.1 to v0.3, Nemo, Large, Codestral: Llama's graph with a head size of its own."""
+
+from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, HEAD_DIM, ROPE, SIZES, WINDOW
+from converters.spec import Family, Ratio, rope_pairs
+
+MISTRAL = Family(
+    name="mistral",
+    architectures=("MistralForCausalLM",),
+    arch="llama",
+    tensors=DECODER
+    | HEAD
+    | FFN_NORM
+    | FFN
+    | {
+        "blk.{i}.attn_q.weight": rope_pairs(ATTN + ".q_proj.weight", heads="num_attention_heads"),
+        "blk.{i}.attn_k.weight": rope_pairs(ATTN + ".k_proj.weight", heads="num_key_value_heads"),
+    },
+    metadata=SIZES | HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "head_dim"},
+    defaults=DEFAULTS | {"head_dim": Ratio("hidden_size", "num_attention_heads")},
+    requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
+    notes=WINDOW,
+    dropped=DROPPED,
+)

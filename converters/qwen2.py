@@ -1,0 +1,23 @@
+"""Qwen 1.5, 2 and 2.5, dense: biases on the attention's inputs, rows of rotation as they are."""
+
+from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, QWEN_GRAPH, ROPE, SIZES
+from converters.spec import Family, given
+
+QWEN2 = Family(
+    name="qwen2",
+    architectures=("Qwen2ForCausalLM",),
+    arch="qwen2",
+    tensors=DECODER
+    | HEAD
+    | FFN_NORM
+    | FFN
+    | {
+        "blk.{i}.attn_q.bias": ATTN + ".q_proj.bias",
+        "blk.{i}.attn_k.bias": ATTN + ".k_proj.bias",
+        "blk.{i}.attn_v.bias": ATTN + ".v_proj.bias",
+    },
+    metadata=SIZES | ROPE | {"attention.key_length": given("head_dim"), "attention.value_length": given("head_dim")},
+    defaults=DEFAULTS,
+    requires=QWEN_GRAPH,
+    dropped=DROPPED,
+)

@@ -1,0 +1,27 @@
+"""Qwen 3, dense: norms on queries and keys, a head size of its own."""
+
+from converters.decoder import (
+    DECODER,
+    DEFAULTS,
+    DROPPED,
+    FFN,
+    FFN_NORM,
+    HEAD,
+    HEAD_DIM,
+    QK_NORM,
+    QWEN_GRAPH,
+    ROPE,
+    SIZES,
+)
+from converters.spec import Family
+
+QWEN3 = Family(
+    name="qwen3",
+    architectures=("Qwen3ForCausalLM",),
+    arch="qwen3",
+    tensors=DECODER | HEAD | QK_NORM | FFN_NORM | FFN,
+    metadata=SIZES | HEAD_DIM | ROPE,
+    defaults=DEFAULTS | {"head_dim": 128},
+    requires=QWEN_GRAPH | {"attention_bias": (False, None)},
+    dropped=DROPPED,
+)

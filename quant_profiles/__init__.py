@@ -1,0 +1,1 @@
+"""One TOML file for each quantization level; read by ``exporter.profiles``."""
