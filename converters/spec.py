@@ -11,6 +11,10 @@ from dataclasses import dataclass, field, replace
 from numpy import float32
 from numpy.typing import NDArray
 
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+"""What every family here calls its embedding and its head, in our spelling."""
+
 Scalar = bool | int | float | str
 Config = Mapping[str, object]
 

@@ -1,0 +1,181 @@
+"""config.json in one spelling, whichever version of transformers wrote it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from converters.spec import AtLayers, Config, Family, Ratio, Required, SameAs
+from exporter.errors import RunError
+
+# Our spelling on the left; on the right what other versions of transformers call the same field.
+SPELLINGS = {
+    "num_experts": ("num_local_experts", "n_routed_experts"),
+    "hidden_act": ("hidden_activation",),
+    "rope_local_theta": ("rope_local_base_freq",),
+    "dtype": ("torch_dtype",),
+}
+FLOATS = ("rope_theta", "rope_local_theta", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping")
+
+# Fields of a rotation's parameters: stored name -> ours. What is not listed for a type stops the run.
+ROPE_FIELDS: Mapping[str, Mapping[str, str]] = {
+    "default": {},
+    "linear": {"factor": "rope_scaling_factor"},
+    "llama3": {
+        "factor": "rope_factor",
+        "low_freq_factor": "rope_low_freq_factor",
+        "high_freq_factor": "rope_high_freq_factor",
+        "original_max_position_embeddings": "rope_original_context",
+    },
+    "yarn": {
+        "factor": "rope_scaling_factor",
+        "original_max_position_embeddings": "rope_original_context",
+        "extrapolation_factor": "rope_extrapolation_factor",
+        "attention_factor": "rope_attention_factor",
+        "attn_factor": "rope_attention_factor",
+        "beta_fast": "rope_beta_fast",
+        "beta_slow": "rope_beta_slow",
+    },
+}
+OPTIONAL_ROPE = {"rope_extrapolation_factor", "rope_attention_factor", "rope_beta_fast", "rope_beta_slow"}
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file. RunError if it is missing, unreadable, or something else than an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: there is no such file. A run or model folder needs one.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}). Restore it from the training run.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
+    return value
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """A model's config.json: text fields at the top, one name for each, rotation as flat ``rope_…`` fields.
+
+    Fields that are null are left out. RunError for a file without ``architectures``, or an unknown kind of rotation.
+    """
+    stored = read_json(path)
+    names = stored.get("architectures")
+    if not (isinstance(names, list) and names and isinstance(names[0], str)):
+        raise RunError(f"{path}: names no architecture (`architectures`). Copy the field from the base model's config.")
+    text = stored.get("text_config")
+    merged = stored | (text if isinstance(text, dict) else {})
+    config = {key: value for key, value in merged.items() if value is not None}
+    config["architecture"] = names[0]
+    for ours, others in SPELLINGS.items():
+        for other in others:
+            if other in config:
+                config[ours] = config.pop(other)
+    config |= _rotation(config, path)
+    config |= {key: _number(config[key], key, path) for key in FLOATS if key in config}
+    if pattern := _window_pattern(config):
+        config["sliding_window_pattern"] = pattern
+    return config
+
+
+def _rotation(config: Mapping[str, object], path: Path) -> dict[str, object]:
+    """The flat ``rope_…`` fields of ``rope_parameters`` (transformers 5) or ``rope_scaling`` (4)."""
+    stored = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(stored, dict):
+        raise RunError(f"{path}: the rotation's parameters are {stored!r}, expected an object.")
+    flat: dict[str, object] = {}
+    if "full_attention" in stored:  # one set for each kind of layer
+        local = stored.get("sliding_attention") or {}
+        if local.get("rope_type", "default") != "default" or set(stored) - {"full_attention", "sliding_attention"}:
+            raise RunError(f"{path}: rope_parameters {stored!r}: only plain rotation is known for windowed layers.")
+        flat = {"rope_local_theta": local["rope_theta"]} if "rope_theta" in local else {}
+        stored = stored["full_attention"]
+    return flat | _scaling(stored, path)
+
+
+def _scaling(stored: Mapping[str, object], path: Path) -> dict[str, object]:
+    """The flat fields of one set of rotation parameters; RunError for an unknown type or field."""
+    kind = str(stored.get("rope_type") or stored.get("type") or "default").lower()
+    known = ROPE_FIELDS.get(kind)
+    if known is None:
+        raise RunError(
+            f"{path}: rope type {kind!r} is not supported; expected one of {', '.join(ROPE_FIELDS)}. "
+            "llama.cpp would compute other positions than the training did."
+        )
+    flat: dict[str, object] = {"rope_type": kind}
+    for key, value in stored.items():
+        if key in {"rope_type", "type"} or value is None:
+            continue
+        if key == "rope_theta":
+            flat["rope_theta"] = value
+        elif key in known:
+            number = _number(value, key, path)
+            flat[known[key]] = int(number) if known[key] == "rope_original_context" else number
+        elif (key, value) != ("partial_rotary_factor", 1.0):
+            raise RunError(f"{path}: rope type {kind!r} has a field {key!r} that is not known here ({value!r}).")
+    missing = [key for key, ours in known.items() if ours not in flat and ours not in OPTIONAL_ROPE]
+    if missing:
+        raise RunError(
+            f"{path}: rope type {kind!r} lacks {', '.join(missing)}. Copy them from the base model's config."
+        )
+    if kind in {"linear", "yarn"}:
+        flat["rope_scaling_type"] = kind
+    return flat
+
+
+def _number(value: object, key: str, path: Path) -> float:
+    """A number of a JSON file as a float; RunError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RunError(f"{path}: {key} is {value!r}, expected a number.")
+    return float(value)
+
+
+def _window_pattern(config: Mapping[str, object]) -> int | str | None:
+    """N where every N-th layer attends to everything, "irregular" where none fits, None where no layer list says."""
+    kinds = config.get("layer_types")
+    if not isinstance(kinds, list) or "full_attention" not in kinds:
+        return None
+    pattern = kinds.index("full_attention") + 1
+    regular = all((kind == "full_attention") == ((i + 1) % pattern == 0) for i, kind in enumerate(kinds))
+    return pattern if regular else "irregular"
+
+
+def complete(config: Config, family: Family, path: Path) -> tuple[dict[str, object], tuple[str, ...]]:
+    """The config with the family's defaults, and warnings about fields that llama.cpp ignores.
+
+    RunError where a field that GGUF cannot say has a value that llama.cpp's graph does not compute.
+    """
+    full = {"rope_type": "default"} | dict(config)
+    for key, default in family.defaults.items():
+        if key not in full and default is not None:
+            full[key] = _value(default, full)
+    for key, accepted in family.requires.items():
+        values = [_value(value, full) for value in accepted]
+        found = full.get(key)
+        if (tuple(found) if isinstance(found, list) else found) not in values:
+            raise RunError(
+                f"{path}: {key} is {found!r}; llama.cpp computes {family.arch} only with "
+                f"{' or '.join(repr(value) for value in values if value is not None) or 'none'}. "
+                "The finished file would answer differently from the trained model, so it is not made."
+            )
+    warnings = [note.format(value=full[key]) for key, note in family.notes.items() if key in full]
+    return full, tuple(warnings)
+
+
+def _field(config: Config, name: str) -> float:
+    """A number that another field is worked out from; RunError where it is missing, or zero."""
+    value = config.get(name)
+    if not isinstance(value, int | float) or not value:
+        raise RunError(f"config.json: {name} is {value!r}, expected a number. Copy it from the base model's config.")
+    return value
+
+
+def _value(default: Required, config: Config) -> object:
+    """A default or required value, worked out from the fields it refers to."""
+    match default:
+        case SameAs(name):
+            return config.get(name)
+        case Ratio(over, under):
+            return int(_field(config, over)) // int(_field(config, under))
+        case AtLayers(layers, then, otherwise):
+            return _value(then if config.get("num_hidden_layers") == layers else otherwise, config)
+        case _:
+            return default

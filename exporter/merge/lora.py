@@ -1,0 +1,61 @@
+"""What an adapter's configuration means for each module: rank and scale, by PEFT's own rules."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from exporter.errors import MergeError
+
+# Fields of LoraConfig that say how to train or to load, or that are read below: they need no word here.
+READ = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules",
+    "init_lora_weights", "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
+    "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
+    "revision", "runtime_config", "target_modules", "task_type", "use_rslora", "eva_config", "loftq_config",
+    # PEFT sets it to false itself on linear layers, and all weights of our families are linear or embeddings.
+    "fan_in_fan_out",
+}  # fmt: skip
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
+
+
+def check_config(config: Mapping[str, object], path: Path) -> None:
+    """Refuse, by name, an adapter that is no plain LoRA. MergeError says what was found."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise MergeError(f"{path}: the adapter's method is {kind}; only LORA is merged. Merge it with PEFT first.")
+    start = config.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise MergeError(
+            f"{path}: init_lora_weights is {start!r}, which changes the base weights when training begins, so the "
+            "adapter does not fit the base as published. Convert it to plain LoRA with PEFT "
+            "(save_pretrained with path_initial_model_for_weight_conversion)."
+        )
+    if config.get("bias", "none") != "none":
+        raise MergeError(f"{path}: bias is {config['bias']!r}; trained biases are not merged yet. Merge it with PEFT.")
+    for name, value in config.items():
+        if name not in READ and value:
+            raise MergeError(
+                f"{path}: {name} is {value!r}; such an adapter is not merged here. Merge it with PEFT first."
+            )
+
+
+def rank_and_scale(config: Mapping[str, object], module: str, path: Path) -> tuple[int, float]:
+    """The rank and the factor of B·A of one module.
+
+    The first key of ``rank_pattern`` and of ``alpha_pattern`` that matches the module's name, or a dotted ending of it,
+    replaces ``r`` and ``lora_alpha`` (PEFT's ``get_pattern_key``); the factor is alpha / r, or alpha / sqrt(r) with
+    rsLoRA (arXiv 2312.03732).
+    """
+    rank = _matched(config, "rank_pattern", module, config.get("r"))
+    alpha = _matched(config, "alpha_pattern", module, config.get("lora_alpha"))
+    if not isinstance(rank, int) or rank < 1 or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
+    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _matched(config: Mapping[str, object], field: str, module: str, default: object) -> object:
+    patterns = config.get(field) or {}
+    if not isinstance(patterns, Mapping):
+        raise MergeError(f"adapter_config.json: {field} is {patterns!r}, expected an object.")
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)

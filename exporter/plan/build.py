@@ -1,0 +1,163 @@
+"""Every decision of an export, in one value."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from converters.spec import EMBEDDING, Config
+from exporter.config import read_json
+from exporter.errors import PlanError
+from exporter.header import header
+from exporter.plan.metadata import general, identify, of_model
+from exporter.plan.tensors import Tensor, lay_out
+from exporter.plan.values import Job, Output, Plan, Value, padded, row_bytes
+from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
+from exporter.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from exporter.run import Run
+
+UNQUANTIZED = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked of a plan beside the levels."""
+
+    measured: bool = True
+    fallbacks: bool = True
+
+
+def build(
+    run: "Run",
+    profiles: Sequence[Profile],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    dtypes: set[str],
+    left_out: tuple[str, ...] = (),
+    wishes: Wishes = Wishes(),
+) -> Plan:
+    """Decide everything about an export.
+
+    Args:
+        run: the run.
+        profiles: the levels asked for, in order.
+        shapes: the finished weights' shapes by our names.
+        dtypes: the types the base's weights are stored in.
+        left_out: parts of the model that are not exported.
+        wishes: what is to happen beside.
+
+    Raises:
+        GgufxError: where run, tokenizer, shapes and profiles do not fit together.
+    """
+    config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
+    tensors = lay_out(run.family, config, shapes)
+    tokenizer = read_tokenizer(run.tokenizer_files, config, shapes[EMBEDDING][0], run.family.tokens)
+    reference = _reference(profiles, dtypes) if wishes.measured else None
+    extra = reference is not None and reference not in [profile.name for profile in profiles]
+    everything = [*profiles, load_profile(reference)] if extra and reference else list(profiles)
+    facts = _facts(run, config, tensors)
+    sizes = {tensor.name: tensor.shape for tensor in tensors}
+    choices = [choose_types(profile, sizes, facts) for profile in everything]
+    identity = identify(run, tensors)
+    generation = run.tokenizer_files.get("generation_config.json")
+    common = (
+        general(identity, run, read_json(generation) if generation else {})
+        | of_model(run.family, config)
+        | dict(tokenizer.metadata)
+    )
+    jobs = _jobs(tensors, choices)
+    outputs = tuple(
+        _output(identity.file(profile.name), profile, common, (jobs, chosen, k))
+        for k, (profile, chosen) in enumerate(zip(everything, choices, strict=True))
+    )
+    plan = Plan(
+        name=identity.name,
+        arch=run.family.arch,
+        jobs=jobs,
+        outputs=outputs,
+        levels=len(profiles),
+        reference=reference,
+        parameters=sum(job.weights for job in jobs if job.sources),
+        left_out=left_out,
+        warnings=(*run.warnings, *tokenizer.warnings),
+        sources=tokenizer.sources,
+    )
+    if not wishes.fallbacks:
+        _refuse_fallbacks(plan)
+    return plan
+
+
+def _reference(profiles: Sequence[Profile], dtypes: set[str]) -> str:
+    """The level everything is measured against: f32 if asked for, f16 where all weights are stored so, else bf16."""
+    if any(profile.name == "f32" for profile in profiles):
+        return "f32"
+    return "f16" if dtypes == {"F16"} else "bf16"
+
+
+def _facts(run: "Run", config: Config, tensors: Sequence[Tensor]) -> Facts:
+    return Facts(
+        arch=run.family.arch,
+        layers=cast("int", config["num_hidden_layers"]),
+        heads=cast("int", config["num_attention_heads"]),
+        kv_heads=cast("int", config["num_key_value_heads"]),
+        experts=cast("int", config.get("num_experts", 0)),
+        tied=all(tensor.name != "output.weight" for tensor in tensors),
+    )
+
+
+def _jobs(tensors: Sequence[Tensor], choices: Sequence[Mapping[str, Choice]]) -> tuple[Job, ...]:
+    """The tensors with their types, one after another in each output, each padded."""
+    ends = [0] * len(choices)
+    jobs = []
+    for tensor in tensors:
+        types = tuple(chosen[tensor.name].type for chosen in choices)
+        jobs.append(
+            Job(
+                tensor=tensor.name,
+                shape=tensor.shape,
+                sources=tensor.sources,
+                types=types,
+                offsets=tuple(ends),
+                heads=tensor.heads,
+                add=tensor.add,
+                values=tensor.values,
+            )
+        )
+        ends = [end + padded(size(jobs[-1], kind)) for end, kind in zip(ends, types, strict=True)]
+    return tuple(jobs)
+
+
+def size(job: Job, kind: str) -> int:
+    """Bytes of a job's tensor in a type."""
+    return job.weights // job.shape[-1] * row_bytes(kind, job.shape[-1])
+
+
+def _output(
+    file: str, profile: Profile, common: Mapping[str, Value], chosen: tuple[tuple[Job, ...], Mapping[str, Choice], int]
+) -> Output:
+    """One file, with its sizes."""
+    jobs, choices, k = chosen
+    metadata = dict(common) | {"general.file_type": profile.file_type_id}
+    sizes = [size(job, job.types[k]) for job in jobs]
+    return Output(
+        level=profile.name,
+        file=file,
+        metadata=metadata,
+        choices=choices,
+        data_bytes=sum(padded(one) for one in sizes),
+        header_bytes=len(header(metadata, [(job.tensor, job.shape, job.types[k]) for job in jobs])),
+        tensor_bytes=sum(sizes),
+    )
+
+
+def _refuse_fallbacks(plan: Plan) -> None:
+    """PlanError where a level asked for has a tensor whose rows force another type."""
+    for k in range(plan.levels):
+        fallbacks = plan.fallbacks(k)
+        if fallbacks:
+            one = fallbacks[0]
+            raise PlanError(
+                f"{plan.outputs[k].level}: {one.tensor} cannot be {one.wanted} ({one.why}) and would become {one.got}; "
+                f"so would {len(fallbacks) - 1} more. Leave out --no-fallback, or choose a level such as q8_0."
+            )

@@ -1,0 +1,96 @@
+"""The metadata of a file, in GGUF's keys; names by the GGUF naming convention."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from converters.spec import Config, Family, Field
+from exporter.errors import PlanError
+from exporter.plan.values import Value
+
+if TYPE_CHECKING:
+    from exporter.plan.tensors import Tensor
+    from exporter.run import Run
+
+SAMPLING = {
+    "temperature": ("temp", float),
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "repetition_penalty": ("penalty_repeat", float),
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file is called: the parts of its name by the GGUF naming convention."""
+
+    name: str
+    basename: str
+    size_label: str
+    finetune: str | None
+    version: str | None
+
+    def file(self, level: str) -> str:
+        """The file's name at a level."""
+        from gguf.utility import naming_convention  # noqa: PLC0415  (slow to import)
+
+        stem = naming_convention(self.name, self.basename, self.finetune, self.version, self.size_label, level)
+        return re.sub(r"[^\w.+-]", "-", str(stem)) + ".gguf"
+
+
+def identify(run: "Run", tensors: "tuple[Tensor, ...]") -> Identity:
+    """A run's name, taken apart: the base's name and size, and what the run is called."""
+    from gguf.metadata import Metadata  # noqa: PLC0415  (slow to import)
+    from gguf.utility import size_label  # noqa: PLC0415
+
+    experts = [tensor for tensor in tensors if "_exps." in tensor.name]
+    total = sum(prod(tensor.shape) for tensor in tensors)
+    of_experts = sum(prod(tensor.shape) // tensor.shape[0] for tensor in experts)
+    shared = total - sum(prod(tensor.shape) for tensor in experts)
+    size = size_label(total, shared, of_experts, experts[0].shape[0] if experts else 0)
+    base = run.base_name.rpartition("/")[2]
+    _, _, basename, finetune, version, _ = Metadata.get_model_id_components(base, total)
+    if run.adapters:
+        finetune = "-".join(part for part in (finetune, run.name) if part and part != base)
+    return Identity(run.name, basename or base, size, finetune or None, version)
+
+
+def general(identity: Identity, run: "Run", generation: Mapping[str, object]) -> dict[str, Value]:
+    """The ``general.…`` keys that do not depend on the level."""
+    values: dict[str, Value] = {
+        "general.architecture": run.family.arch,
+        "general.type": "model",
+        "general.name": identity.name,
+        "general.basename": identity.basename,
+        "general.size_label": identity.size_label,
+        "general.quantization_version": 2,
+    }
+    if identity.finetune:
+        values["general.finetune"] = identity.finetune
+    if run.adapters:
+        values |= {"general.base_model.count": 1, "general.base_model.0.name": run.base_name.rpartition("/")[2]}
+    for key, (name, kind) in SAMPLING.items():
+        value = generation.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            values[f"general.sampling.{name}"] = kind(value)
+    return values
+
+
+def of_model(family: Family, config: Config) -> dict[str, Value]:
+    """The architecture's keys. PlanError for a field that config.json lacks, or that is no plain value."""
+    values: dict[str, Value] = {}
+    for key, field in family.metadata.items():
+        name, optional = (field.name, field.optional) if isinstance(field, Field) else (field, False)
+        value = config.get(name)
+        if value is None and optional:
+            continue
+        if not isinstance(value, bool | int | float | str):
+            raise PlanError(
+                f"config.json: {name} is {value!r}, expected a number or a word; {family.arch}.{key} is made of it. "
+                "Copy the field from the base model's config."
+            )
+        values[f"{family.arch}.{key}"] = value
+    return values

@@ -1,0 +1,251 @@
+"""What is in a run directory: adapter or full model, which trainer made it, which base it stands on."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters import find, nearest
+from converters.spec import Config, Family
+from exporter.config import complete, read_config, read_json
+from exporter.errors import RunError
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# A file that only this trainer writes, or a word in the model card; looked for in this order.
+TRAINER_FILES = {
+    "llama-factory": ("trainer_log.jsonl", "llamaboard_config.yaml", "training_args.yaml"),
+    "axolotl": ("axolotl_config.yaml", "axolotl_config.yml"),
+    "torchtune": ("torchtune_config.yaml",),
+}
+TRAINER_WORDS = ("llama-factory", "axolotl", "unsloth", "trl")
+TRAINED = ("trainer_state.json", "training_args.bin", "trainer_log.jsonl", "train_results.json", "all_results.json")
+NOT_A_NAME = re.compile(r"checkpoint-\d+|adapter|lora|merged|output|outputs|final|run|model", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One PEFT adapter: its folder, its configuration, its file of tensors."""
+
+    folder: Path
+    config: Mapping[str, object]
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, or a plain checkpoint: everything that is known before a tensor is read."""
+
+    path: Path
+    """The folder as the user named it."""
+    folder: Path
+    """Where its weights lie: the same, or the checkpoint that was taken."""
+    kind: str
+    """``lora``, ``full`` or ``checkpoint``."""
+    trainer: str
+    base: Path
+    base_name: str
+    adapters: tuple[Adapter, ...]
+    family: Family
+    config: Config
+    tokenizer_files: Mapping[str, Path]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the model is called: the run's folder, or the base where the folder's name says nothing."""
+        names = [self.path.name, self.path.parent.name] if self.adapters else [self.path.name]
+        return next((name for name in names if name and not NOT_A_NAME.fullmatch(name)), Path(self.base_name).name)
+
+
+def open_run(
+    path: str | Path, *, base: str | None = None, revision: str | None = None, base_revision: str | None = None
+) -> Run:
+    """Read what a run is. RunError where it is nothing known, or its base is missing or of no supported family.
+
+    Args:
+        path: a folder, or a Hub id.
+        base: a folder or Hub id that replaces the base the adapter names.
+        revision: the Hub revision of the run.
+        base_revision: the Hub revision of the base.
+    """
+    given = _resolve(str(path), revision, "run")
+    folder, notes = _weights_folder(given)
+    adapters = _adapters(folder, based=base is not None)
+    if adapters:
+        base_name, base_folder = _base(adapters[0], base, base_revision)
+    elif base is not None:
+        raise RunError(f"{folder}: is a full model, not an adapter, so --base {base} has no meaning. Leave it out.")
+    else:
+        base_name, base_folder = given.name, folder
+    stored = read_config(base_folder / "config.json")
+    family = _family(stored, base_folder)
+    config, warnings = complete(stored, family, base_folder / "config.json")
+    if "quantization_config" in config:
+        raise RunError(
+            f"{base_folder / 'config.json'}: the weights are stored quantized ({config['quantization_config']!r}). "
+            "Only f32, f16 and bf16 weights are read. Give the 16-bit model: --base DIR_OR_ID."
+        )
+    return Run(
+        path=given,
+        folder=folder,
+        kind="lora" if adapters else "full" if _trained(folder) else "checkpoint",
+        trainer=_trainer(folder, given, adapters),
+        base=base_folder,
+        base_name=base_name,
+        adapters=adapters,
+        family=family,
+        config=config,
+        tokenizer_files=_tokenizer_files(folder, given, base_folder),
+        notes=notes,
+        warnings=warnings,
+    )
+
+
+def _resolve(name: str, revision: str | None, what: str) -> Path:
+    """A folder: the one named, else the Hub's cache, else the Hub."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
+        raise RunError(f"{name}: {found}. Give the {what}'s folder, or a Hub id such as org/name.")
+    return _download(name, revision, what)
+
+
+def _download(name: str, revision: str | None, what: str) -> Path:
+    """A Hub repository's folder in the cache; downloaded where it is not there."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  (slow to import)
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.md", "LICENSE*"]
+    try:
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise RunError(
+            f"{name}: the {what} is no folder here, not in the Hub's cache, and could not be fetched from the Hub "
+            f"({str(error).splitlines()[0]}). Give its folder{' with --base DIR' if what == 'base' else ''}."
+        ) from error
+
+
+def _weights_folder(given: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder with the weights, and a note where it is a checkpoint of the one given."""
+    if (given / "adapter_config.json").exists() or _has_model(given):
+        return given, ()
+    checkpoints = sorted(
+        (folder for folder in given.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)),
+        key=lambda folder: int(folder.name.rpartition("-")[2]),
+    )
+    if not checkpoints:
+        raise RunError(
+            f"{given}: holds neither adapter_config.json (an adapter), nor config.json with weights (a model), nor "
+            f"checkpoint-N folders. Found: {', '.join(sorted(p.name for p in given.iterdir())[:8]) or 'nothing'}."
+        )
+    best = _best_checkpoint(given, checkpoints[-1])
+    if best is not None:
+        chosen = next((folder for folder in checkpoints if folder.name == best), None)
+        if chosen is None:
+            raise RunError(f"{given}: trainer_state.json names {best} as the best checkpoint, which is not there.")
+        return chosen, (f"took {best}, the best checkpoint by trainer_state.json",)
+    return checkpoints[-1], (f"took {checkpoints[-1].name}, the last checkpoint",)
+
+
+def _best_checkpoint(given: Path, last: Path) -> str | None:
+    """The name of the best checkpoint that the trainer noted, if it did."""
+    for state in (given / "trainer_state.json", last / "trainer_state.json"):
+        best = read_json(state).get("best_model_checkpoint") if state.exists() else None
+        if isinstance(best, str):
+            return re.split(r"[\\/]", best.rstrip("\\/"))[-1]
+    return None
+
+
+def _has_model(folder: Path) -> bool:
+    """Whether a folder holds a whole model: its configuration and weights."""
+    weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin"), *folder.glob("*.index.json")]
+    return (folder / "config.json").exists() and bool(weights)
+
+
+def _adapters(folder: Path, *, based: bool) -> tuple[Adapter, ...]:
+    """The adapter in a folder; RunError where it is incomplete, or lies beside a whole model and no base was given."""
+    if not (folder / "adapter_config.json").exists():
+        return ()
+    if _has_model(folder) and not based:
+        raise RunError(
+            f"{folder}: holds an adapter (adapter_config.json) and a whole model, so it is unclear whether the adapter "
+            "is merged already. To export the model, move adapter_config.json away; to export the adapter over its "
+            "base, give --base DIR."
+        )
+    weights = next((folder / name for name in ADAPTER_FILES if (folder / name).exists()), None)
+    if weights is None:
+        raise RunError(
+            f"{folder}: adapter_config.json is there, but neither of {', '.join(ADAPTER_FILES)}. Copy it from the run."
+        )
+    return (Adapter(folder, read_json(folder / "adapter_config.json"), weights),)
+
+
+def _base(adapter: Adapter, override: str | None, revision: str | None) -> tuple[str, Path]:
+    """The base's name and folder: the one given, else the one the adapter names."""
+    named = adapter.config.get("base_model_name_or_path")
+    name = override or (named if isinstance(named, str) and named else None)
+    if name is None:
+        raise RunError(f"{adapter.folder / 'adapter_config.json'}: names no base model. Give it with --base DIR_OR_ID.")
+    beside = adapter.folder / name
+    folder = beside.resolve() if override is None and beside.is_dir() else _resolve(name, revision, "base")
+    if not _has_model(folder):
+        found = "an adapter" if (folder / "adapter_config.json").exists() else "no config.json with weights"
+        raise RunError(f"{folder}: the base model's folder holds {found}. Give the whole model with --base DIR_OR_ID.")
+    return (folder.name if Path(name).is_absolute() or name.startswith(".") else name), folder
+
+
+def _family(config: Config, folder: Path) -> Family:
+    """The family of a model; RunError for one that is not supported."""
+    architecture = str(config["architecture"])
+    family = find(architecture)
+    if family is None:
+        near = nearest(architecture)
+        raise RunError(
+            f"{folder / 'config.json'}: the architecture {architecture} is not supported. "
+            + (f"Supported and near: {', '.join(near)}. " if near else "")
+            + "`ggufx families` lists all."
+        )
+    return family
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a model folder carries a trainer's traces."""
+    return any((folder / name).exists() for name in TRAINED)
+
+
+def _trainer(folder: Path, given: Path, adapters: tuple[Adapter, ...]) -> str:
+    """The trainer's name, by the files it leaves and by the model card; ``peft`` or ``unknown`` without any."""
+    for trainer, names in TRAINER_FILES.items():
+        if any((place / name).exists() for place in (folder, given) for name in names):
+            return trainer
+    cards = [place / "README.md" for place in (folder, given) if (place / "README.md").exists()]
+    text = cards[0].read_text(encoding="utf-8", errors="replace")[:20000].lower() if cards else ""
+    for word in TRAINER_WORDS:
+        if re.search(rf"\b{word}\b", text):
+            return word
+    return "peft" if adapters else "unknown"
+
+
+def _tokenizer_files(*folders: Path) -> dict[str, Path]:
+    """Each tokenizer file from the first folder that has it."""
+    return {
+        name: next(folder / name for folder in folders if (folder / name).exists())
+        for name in TOKENIZER_FILES
+        if any((folder / name).exists() for folder in folders)
+    }

@@ -1,0 +1,38 @@
+"""A model folder's weights: by our names, by rows, in float32."""
+
+from typing import TYPE_CHECKING
+
+from converters.spec import Family
+from exporter.source.files import TensorFiles
+from exporter.source.names import Names, spell
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Checkpoint:
+    """The weights of a whole model, as its files hold them."""
+
+    def __init__(self, files: TensorFiles, names: Names) -> None:
+        self._files = files
+        self._weights = names.weights
+        self.left_out = names.left_out
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each weight's shape, by our name."""
+        return {name: weight.shape for name, weight in self._weights.items()}
+
+    def dtypes(self) -> set[str]:
+        """The types the weights are stored in, by safetensors' names."""
+        return {weight.dtype for weight in self._weights.values()}
+
+    def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
+        """Rows (elements of a vector) from ``start`` to ``stop`` in float32; not to be written to."""
+        weight = self._weights[name]
+        rows = slice(weight.first_row + start, weight.first_row + stop)
+        return self._files.read(weight.stored, (rows,) if weight.expert is None else (weight.expert, rows))
+
+
+def open_checkpoint(files: TensorFiles, family: Family, where: str) -> Checkpoint:
+    """The weights of opened files in the family's spelling. SourceError for a tensor without a place."""
+    return Checkpoint(files, spell(files.tensors, family, where))

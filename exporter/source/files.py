@@ -1,0 +1,159 @@
+"""Stored tensors: safetensors in one file or in shards, or PyTorch's .bin files; checked against each other."""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
+
+FLOATS = ("F32", "F16", "BF16")
+TORCH_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+Index = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as it lies in a file; dtype is safetensors' name of it."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class TensorFiles:
+    """The tensors of a model or adapter folder, by stored name. Holds its files open, mapped into memory."""
+
+    def __init__(self, tensors: Mapping[str, Stored]) -> None:
+        self.tensors = tensors
+        self._open: dict[Path, Any] = {}
+
+    def read(self, name: str, index: Index) -> "torch.Tensor":
+        """A part of a tensor in float32; a view of the mapped file where it is stored so."""
+        import torch  # noqa: PLC0415  (slow to import; a plan needs none of it)
+
+        stored = self.tensors[name]
+        if stored.file.suffix == ".bin":
+            part: torch.Tensor = self._bin(stored.file)[name][index]
+        else:
+            part = self._safetensors(stored.file).get_slice(name)[index]
+        return part.to(torch.float32)
+
+    def _safetensors(self, file: Path) -> Any:  # noqa: ANN401  (safetensors has no public type)
+        from safetensors import safe_open  # noqa: PLC0415
+
+        if file not in self._open:
+            self._open[file] = safe_open(file, framework="pt")
+        return self._open[file]
+
+    def _bin(self, file: Path) -> Mapping[str, "torch.Tensor"]:
+        if file not in self._open:
+            self._open[file] = _load_bin(file)
+        tensors: Mapping[str, torch.Tensor] = self._open[file]
+        return tensors
+
+
+def open_model(folder: Path) -> TensorFiles:
+    """The tensors of a model folder. SourceError for a missing shard, a truncated file, or an index that disagrees."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.exists():
+            return TensorFiles(_indexed(index))
+        single = folder / f"{stem}.{suffix}"
+        if single.exists():
+            return TensorFiles(_headers(single))
+        shards = sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))
+        if shards:
+            return TensorFiles(_shards(shards))
+    raise SourceError(f"{folder}: holds no weights. Expected model.safetensors, its shards, or pytorch_model.bin.")
+
+
+def open_file(file: Path) -> TensorFiles:
+    """The tensors of one file."""
+    return TensorFiles(_headers(file))
+
+
+def _shards(files: list[Path]) -> dict[str, Stored]:
+    """The tensors of numbered shards without an index; SourceError where one is missing or a name comes twice."""
+    expected = int(re.findall(r"\d+", files[0].stem)[-1])
+    if len(files) != expected:
+        raise SourceError(
+            f"{files[0].parent}: {len(files)} of {expected} shards are there (the first is {files[0].name}). "
+            "Copy the missing ones."
+        )
+    tensors: dict[str, Stored] = {}
+    for file in files:
+        for name, stored in _headers(file).items():
+            if name in tensors:
+                raise SourceError(f"{file}: {name} is stored in {tensors[name].file.name} too. Remove the stray shard.")
+            tensors[name] = stored
+    return tensors
+
+
+def _indexed(index: Path) -> dict[str, Stored]:
+    """The tensors an index names; SourceError where files, headers and index do not agree."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {index.parent / str(file) for file in places.values()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise SourceError(f"{index}: is no index of shards ({error!r}). Restore it from the training run.") from error
+    missing = sorted(file.name for file in files if not file.exists())
+    if missing:
+        raise SourceError(f"{index}: names {', '.join(missing)}, which is not in the folder. Copy the missing shards.")
+    found = {name: stored for file in sorted(files) for name, stored in _headers(file).items()}
+    wrong = [name for name, file in places.items() if name not in found or found[name].file.name != file]
+    extra = sorted(set(found) - set(places))
+    if wrong or extra:
+        kind = "is not in the shard the index names" if wrong else "is in a shard, but not in the index"
+        raise SourceError(
+            f"{index}: {(wrong or extra)[0]} {kind} ({len(wrong) + len(extra)} such). The shards are of another save."
+        )
+    return found
+
+
+def _headers(file: Path) -> dict[str, Stored]:
+    """Names, shapes and types of the tensors of one file; no tensor is read."""
+    if file.suffix == ".bin":
+        return {
+            name: Stored(name, file, tuple(value.shape), TORCH_NAMES.get(str(value.dtype), str(value.dtype)))
+            for name, value in _load_bin(file).items()
+        }
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return {
+                name: Stored(name, file, tuple(part.get_shape()), part.get_dtype())
+                for name in opened.keys()  # noqa: SIM118  (no mapping)
+                for part in (opened.get_slice(name),)
+            }
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size
+        raise SourceError(
+            f"{file}: is no whole safetensors file: {error} ({size:,} bytes). Copy it again, or save the model again."
+        ) from error
+
+
+def _load_bin(file: Path) -> Mapping[str, "torch.Tensor"]:
+    """The tensors of a PyTorch file, mapped; nothing but tensors is ever unpickled."""
+    import torch  # noqa: PLC0415
+
+    try:
+        try:
+            value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
+            value = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise SourceError(
+            f"{file}: cannot be read as tensors alone ({str(error).splitlines()[0]}). Save it as safetensors."
+        ) from error
+    if not isinstance(value, dict) or not all(isinstance(part, torch.Tensor) for part in value.values()):
+        raise SourceError(f"{file}: holds something else than named tensors. Save the model as safetensors.")
+    return value

@@ -1,0 +1,138 @@
+"""One spelling of names: which of our weights lies in which stored tensor, by the family's layouts."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, View
+from exporter.errors import SourceError
+from exporter.source.files import FLOATS, Stored
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One of our weights: a stored tensor, or an expert's part of one. ``shape`` is the weight's own."""
+
+    stored: str
+    shape: tuple[int, ...]
+    dtype: str
+    expert: int | None = None
+    first_row: int = 0
+
+
+@dataclass(frozen=True)
+class Names:
+    """The stored tensors of a model in our spelling, and the parts that are left out."""
+
+    weights: Mapping[str, Weight]
+    left_out: tuple[str, ...]
+
+
+def spell(stored: Mapping[str, Stored], family: Family, where: str) -> Names:
+    """Find each stored tensor's place. SourceError for one that has none, or for a weight that is found twice."""
+    weights: dict[str, Weight] = {}
+    left_out: list[str] = []
+    rules = _Rules(family)
+    for name, tensor in stored.items():
+        part = rules.left_out(name)
+        if part is not None:
+            left_out += [part] if part not in left_out else []
+        elif not name.endswith(family.dropped or ("\0",)):
+            for ours, weight in rules.weights(tensor, where):
+                if ours in weights:
+                    raise SourceError(f"{where}: {ours} is stored twice, as {weights[ours].stored} and as {name}.")
+                weights[ours] = weight
+    return Names(weights, tuple(left_out))
+
+
+def our_name(stored: str, family: Family) -> str | None:
+    """Our spelling of a weight of a module as an adapter names it; None for one of a part that is left out."""
+    rules = _Rules(family)
+    if rules.left_out(stored) is not None:
+        return None
+    name = rules.without_prefix(stored)
+    for pattern, targets in rules.stored.items():
+        match = pattern.fullmatch(name)
+        if match and isinstance(targets[0][1], str):
+            return _fill(targets[0][0], match)
+    return name
+
+
+class _Rules:
+    """A family's names as patterns; made once for a model, asked for every tensor."""
+
+    def __init__(self, family: Family) -> None:
+        self._left_out = family.left_out
+        self._prefixes: list[tuple[str, str]] = []
+        self.stored: dict[re.Pattern[str], list[tuple[str, str | View]]] = {}
+        for ours, target in family.layouts.items():
+            for form in target if isinstance(target, tuple) else (target,):
+                if isinstance(form, Prefix):
+                    self._prefixes.append((form.stored, ours))
+                else:
+                    stored = form.stored if isinstance(form, View) else form
+                    self.stored.setdefault(_pattern(stored), []).append((ours, form))
+        rows = [row for row in family.tensors.values() if not isinstance(row, Generated)]
+        sources = [row.source if isinstance(row, Row) else row for row in rows]
+        self._ours = [_pattern(source) for source in {EMBEDDING, HEAD, *sources}]
+
+    def left_out(self, name: str) -> str | None:
+        """The part a stored tensor belongs to, if it is one that is left out."""
+        return next((part for part, starts in self._left_out.items() if name.startswith(starts)), None)
+
+    def without_prefix(self, name: str) -> str:
+        """A stored name with its beginning in our spelling."""
+        for stored, ours in self._prefixes:
+            if name.startswith(stored):
+                return ours + name.removeprefix(stored)
+        return name
+
+    def weights(self, tensor: Stored, where: str) -> Iterator[tuple[str, Weight]]:
+        """Our weights that lie in one stored tensor. SourceError for a tensor of no place, or of a type not read."""
+        name = self.without_prefix(tensor.name)
+        if tensor.dtype not in FLOATS:
+            raise SourceError(
+                f"{where}: {tensor.name} is stored as {tensor.dtype}; only {', '.join(FLOATS)} are read. "
+                "Give the 16-bit model with --base, or save the model in bfloat16."
+            )
+        if any(pattern.fullmatch(name) for pattern in self._ours):
+            yield name, Weight(tensor.name, tensor.shape, tensor.dtype)
+            return
+        for pattern, targets in self.stored.items():
+            match = pattern.fullmatch(name)
+            if match:
+                for ours, form in targets:
+                    yield from _views(_fill(ours, match), form, tensor)
+                return
+        raise SourceError(
+            f"{where}: the tensor {tensor.name} {list(tensor.shape)} has no place in this family. "
+            "It is nothing that llama.cpp would use as it stands, so the model is not exported without it."
+        )
+
+
+def _views(ours: str, form: str | View, tensor: Stored) -> Iterator[tuple[str, Weight]]:
+    """The weights of one layout row: one for a renamed tensor, one for each expert of a fused one."""
+    if isinstance(form, str):
+        yield ours, Weight(tensor.name, tensor.shape, tensor.dtype)
+        return
+    if len(tensor.shape) != 3 or tensor.shape[1] % form.of:  # noqa: PLR2004  (experts, rows, columns)
+        found = list(tensor.shape)
+        raise SourceError(f"{tensor.name}: has shape {found}, expected (experts, {form.of} x rows, columns).")
+    experts, rows, columns = tensor.shape
+    rows //= form.of
+    for expert in range(experts):
+        weight = Weight(tensor.name, (rows, columns), tensor.dtype, expert, form.part * rows)
+        yield ours.replace("{e}", str(expert)), weight
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template as a pattern, its layer and expert as named groups."""
+    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{e\}", r"(?P<e>\d+)")
+    return re.compile(escaped)
+
+
+def _fill(template: str, match: re.Match[str]) -> str:
+    """A template with the layer and expert of a match."""
+    for key, value in match.groupdict().items():
+        template = template.replace(f"{{{key}}}", value)
+    return template

@@ -1,0 +1,201 @@
+"""Jobs become bytes: a slice of rows is read and merged once, and quantized for every output."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from math import lcm
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.errors import OutputError, WeightError
+from exporter.header import header
+from exporter.quantize import quantize
+
+if TYPE_CHECKING:
+    from exporter.merge import Merged
+    from exporter.plan import Job, Plan
+
+SLICE = 1 << 21
+"""Numbers in a slice, about: 8 MiB in float32, so that each thread needs some 40 MiB whatever the model."""
+FEWEST_ROWS = 64
+"""Fewer rows are summed in another order by the matrix product of a merge."""
+LARGEST_F16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows ``start`` to ``stop`` of one source of a job."""
+
+    job: "Job"
+    part: int
+    start: int
+    stop: int
+
+
+def write(
+    plan: "Plan",
+    source: "Merged",
+    files: Sequence[Path],
+    *,
+    threads: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write every output of a plan in one pass over the source.
+
+    Args:
+        plan: what to write.
+        source: the finished weights.
+        files: where, one for each output of the plan; replaced where they exist.
+        threads: how many slices are worked on at once.
+        progress: called with the numbers written and all numbers.
+
+    Raises:
+        WeightError: a weight that is not finite, or too large for f16.
+        OutputError: a file that cannot be written.
+    """
+    import torch  # noqa: PLC0415  (slow to import)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the slices are the parallel work; more threads inside each would only wait
+    sinks: list[int] = []
+    try:
+        for output, file in zip(plan.outputs, files, strict=True):
+            sinks.append(_begin(file, output.bytes))
+            os.pwrite(
+                sinks[-1],
+                header(output.metadata, [(job.tensor, job.shape, job.types[len(sinks) - 1]) for job in plan.jobs]),
+                0,
+            )
+        starts = [output.header_bytes for output in plan.outputs]
+        _run(plan, threads, progress, lambda piece: _do(piece, source, sinks, starts))
+        for sink in sinks:
+            os.fsync(sink)
+    except OSError as error:
+        raise OutputError(
+            f"{files[0].parent}: cannot be written: {error}. Free some space, or give another --out."
+        ) from error
+    finally:
+        torch.set_num_threads(before)
+        for sink in sinks:
+            os.close(sink)
+
+
+def _begin(file: Path, size: int) -> int:
+    """A new file of the final size, its space reserved so that a full disk shows at once."""
+    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(sink, 0, size)
+        else:
+            os.ftruncate(sink, size)
+    except OSError:
+        os.close(sink)
+        raise
+    return sink
+
+
+def _run(plan: "Plan", threads: int, progress: Callable[[int, int], None], work: Callable[[Slice], int]) -> None:
+    """Work on all slices, a few at a time; the first error ends it."""
+    total = sum(job.weights for job in plan.jobs)
+    done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        pending: set[Future[int]] = set()
+        try:
+            for piece in slices(plan.jobs):
+                pending.add(pool.submit(work, piece))
+                if len(pending) > 2 * threads:
+                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    done += sum(future.result() for future in finished)
+                    progress(done, total)
+            for future in pending:
+                done += future.result()
+                progress(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def slices(jobs: Sequence["Job"]) -> Iterator[Slice]:
+    """Every job in slices of rows: whole heads, at least ``FEWEST_ROWS`` rows, of about ``SLICE`` numbers."""
+    for job in jobs:
+        if len(job.shape) == 1:
+            yield Slice(job, 0, 0, job.shape[0])
+            continue
+        rows, columns = job.shape[-2:]
+        unit = lcm(FEWEST_ROWS, rows // job.heads if job.heads else 1)
+        step = max(SLICE // columns // unit, 1) * unit
+        for part in range(max(len(job.sources), 1)):
+            start = 0
+            while start < rows:
+                # A rest that is too short for a product of its own goes with the slice before it.
+                stop = rows if rows - start < step + FEWEST_ROWS else start + step
+                yield Slice(job, part, start, stop)
+                start = stop
+
+
+def _do(piece: Slice, source: "Merged", sinks: Sequence[int], starts: Sequence[int]) -> int:
+    """Read, merge, quantize and write one slice; its numbers."""
+    job = piece.job
+    rows = _rows(piece, source)
+    _check(job, rows)
+    made: dict[str, NDArray[np.uint8]] = {}
+    for k, kind in enumerate(job.types):
+        if kind not in made:
+            made[kind] = quantize(kind, rows)
+        per_row = made[kind].nbytes // rows.shape[0]
+        before = piece.start + piece.part * (job.shape[-2] if len(job.shape) > 1 else 0)
+        _put(sinks[k], made[kind], starts[k] + job.offsets[k] + (before * per_row if len(job.shape) > 1 else 0))
+    return rows.size
+
+
+def _rows(piece: Slice, source: "Merged") -> NDArray[np.float32]:
+    """The finished numbers of a slice, (rows, columns), contiguous; a vector is one row."""
+    job = piece.job
+    if not job.sources:
+        return np.array([job.values], dtype=np.float32)
+    numbers: NDArray[np.float32] = source.read(job.sources[piece.part], piece.start, piece.stop).numpy()
+    if job.heads:
+        numbers = halves_to_pairs(numbers, (job.shape[-2] if len(job.shape) > 1 else job.shape[0]) // job.heads)
+    if job.add:
+        numbers = numbers + np.float32(job.add)
+    return np.ascontiguousarray(numbers.reshape(1, -1) if len(job.shape) == 1 else numbers)
+
+
+def halves_to_pairs(rows: NDArray[np.float32], head: int) -> NDArray[np.float32]:
+    """Rows of whole heads in llama.cpp's order: of each head's halves, one row from the first, one from the second.
+
+    Args:
+        rows: (n * head, …).
+        head: rows of a head.
+    """
+    split = rows.reshape(-1, 2, head // 2, *rows.shape[1:])
+    return np.swapaxes(split, 1, 2).reshape(rows.shape)
+
+
+def _check(job: "Job", rows: NDArray[np.float32]) -> None:
+    """WeightError for numbers that are not finite, or too large for an f16 output."""
+    import torch  # noqa: PLC0415
+
+    low, high = (float(value) for value in torch.from_numpy(rows).aminmax())
+    largest = max(abs(low), abs(high))
+    if not np.isfinite(largest):
+        raise WeightError(
+            f"{job.tensor}: holds NaN or infinity (from {job.sources[0]}). The training diverged, or the "
+            "file is damaged; nothing is written."
+        )
+    if largest > LARGEST_F16 and "F16" in job.types:
+        raise WeightError(
+            f"{job.tensor}: holds {largest:g}, and f16 ends at {LARGEST_F16:g}. Export to bf16 or to a quantized level."
+        )
+
+
+def _put(sink: int, data: NDArray[np.uint8], offset: int) -> None:
+    """Write all bytes at a place of a file."""
+    rest = memoryview(data)
+    while rest.nbytes:
+        written = os.pwrite(sink, rest, offset)
+        rest, offset = rest[written:], offset + written
