@@ -2,7 +2,7 @@
 
 from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, HEAD_DIM, MLP, ROPE, SIZES
 from converters.rope import llama3_factors
-from converters.spec import Family, Generated, Ratio, optional, rope_pairs
+from converters.spec import Family, Generated, Ratio, Tokens, optional, rope_pairs
 
 HEADS = "num_attention_heads"
 KV_HEADS = "num_key_value_heads"
@@ -31,4 +31,5 @@ LLAMA = Family(
     defaults=DEFAULTS | {"head_dim": Ratio("hidden_size", HEADS)},
     requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "llama3", "yarn")},
     dropped=DROPPED,
+    tokens=Tokens(follows_add_prefix_space=True),
 )

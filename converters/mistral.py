@@ -1,7 +1,7 @@
 """Mistral 7B v0.1 to v0.3, Nemo, Large, Codestral: Llama's graph with a head size of its own."""
 
 from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, HEAD_DIM, ROPE, SIZES, WINDOW
-from converters.spec import Family, Ratio, rope_pairs
+from converters.spec import Family, Ratio, Tokens, rope_pairs
 
 MISTRAL = Family(
     name="mistral",
@@ -20,4 +20,5 @@ MISTRAL = Family(
     requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
     notes=WINDOW,
     dropped=DROPPED,
+    tokens=Tokens(follows_add_prefix_space=True),
 )

@@ -15,7 +15,7 @@ from converters.decoder import (
     SIZES,
     WINDOW,
 )
-from converters.spec import Family, Ratio, each, part, rope_pairs
+from converters.spec import Family, Ratio, Tokens, each, part, rope_pairs
 
 MOE = LAYER + ".block_sparse_moe"
 
@@ -51,4 +51,5 @@ MIXTRAL = Family(
     requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
     notes=WINDOW,
     dropped=DROPPED,
+    tokens=Tokens(follows_add_prefix_space=True),
 )

@@ -96,6 +96,9 @@ class Tokens:
     """What a family fixes about its tokenizer in GGUF."""
 
     add_space_prefix: bool | None = None
+    """Always written so; None: as the tokenizer's files say."""
+    follows_add_prefix_space: bool = False
+    """Written as ``add_prefix_space`` of tokenizer_config.json says, where it does."""
     ids: Mapping[str, int] = field(default_factory=dict)
 
 

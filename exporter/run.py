@@ -9,18 +9,9 @@ from converters import find, nearest
 from converters.spec import Config, Family
 from exporter.config import complete, read_config, read_json
 from exporter.errors import RunError
+from exporter.tokenizer.files import find_tokenizer_files
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 # A file that only this trainer writes, or a word in the model card; looked for in this order.
 TRAINER_FILES = {
     "llama-factory": ("trainer_log.jsonl", "llamaboard_config.yaml", "training_args.yaml"),
@@ -106,7 +97,7 @@ def open_run(
         adapters=adapters,
         family=family,
         config=config,
-        tokenizer_files=_tokenizer_files(folder, given, base_folder),
+        tokenizer_files=find_tokenizer_files(folder if (folder / "tokenizer.json").exists() else given, base_folder),
         notes=notes,
         warnings=warnings,
     )
@@ -240,12 +231,3 @@ def _trainer(folder: Path, given: Path, adapters: tuple[Adapter, ...]) -> str:
         if re.search(rf"\b{word}\b", text):
             return word
     return "peft" if adapters else "unknown"
-
-
-def _tokenizer_files(*folders: Path) -> dict[str, Path]:
-    """Each tokenizer file from the first folder that has it."""
-    return {
-        name: next(folder / name for folder in folders if (folder / name).exists())
-        for name in TOKENIZER_FILES
-        if any((folder / name).exists() for folder in folders)
-    }

@@ -37,12 +37,7 @@ class Slice:
 
 
 def write(
-    plan: "Plan",
-    source: "Merged",
-    files: Sequence[Path],
-    *,
-    threads: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    plan: "Plan", source: "Merged", files: Sequence[Path], *, threads: int, progress: Callable[[int, int], None]
 ) -> None:
     """Write every output of a plan in one pass over the source.
 
@@ -195,7 +190,7 @@ def _check(job: "Job", rows: NDArray[np.float32]) -> None:
 
 def _put(sink: int, data: NDArray[np.uint8], offset: int) -> None:
     """Write all bytes at a place of a file."""
-    rest = memoryview(data)
+    rest = memoryview(data.data)
     while rest.nbytes:
         written = os.pwrite(sink, rest, offset)
         rest, offset = rest[written:], offset + written

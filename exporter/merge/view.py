@@ -8,6 +8,8 @@ from converters.spec import EMBEDDING, HEAD
 from exporter.merge.changes import UNCHANGED, Change, Changes, Factors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from exporter.source.checkpoint import Checkpoint
@@ -57,6 +59,10 @@ class Merged:
         if self.tied:
             del shapes[HEAD]
         return shapes
+
+    def files(self) -> list["Path"]:
+        """The base's files of tensors, in order."""
+        return self._base.files()
 
     def stored(self) -> set[str]:
         """Our names of the weights the base's files hold."""

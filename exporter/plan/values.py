@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from exporter.profiles import Choice
+from exporter.tokenizer import Tokenizer
 
 Value = bool | int | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 """A metadata value: an int is stored as UINT32, a float as FLOAT32, a tuple as an array (of INT32 or FLOAT32)."""
@@ -83,8 +84,7 @@ class Plan:
     parameters: int
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
-    sources: Mapping[str, str]
-    """Where the special tokens and the chat template came from."""
+    tokenizer: Tokenizer = field(repr=False)
 
     def types(self, output: int) -> dict[str, int]:
         """How many weights have each type in one output."""

@@ -7,6 +7,8 @@ from exporter.source.files import TensorFiles
 from exporter.source.names import Names, spell
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 
@@ -25,6 +27,11 @@ class Checkpoint:
     def dtypes(self) -> set[str]:
         """The types the weights are stored in, by safetensors' names."""
         return {weight.dtype for weight in self._weights.values()}
+
+    def files(self) -> list["Path"]:
+        """The files of tensors, in order; of an index too where there is one."""
+        files = sorted({stored.file for stored in self._files.tensors.values()})
+        return files + sorted(files[0].parent.glob(f"*{files[0].suffix}.index.json"))
 
     def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
         """Rows (elements of a vector) from ``start`` to ``stop`` in float32; not to be written to."""

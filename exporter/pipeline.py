@@ -1,0 +1,208 @@
+"""From a training run to measured files: the one place that knows the order of the steps."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from exporter.errors import EngineError
+from exporter.merge import Merged
+from exporter.outputs import file_hash, folder_hash, make_folder, replaced_when_done, require_space, scratch_folder
+from exporter.plan import Plan, Wishes, build
+from exporter.profiles import Profile
+from exporter.report import Document, write_report
+from exporter.report.compose import finished, level_block, merge_block, new_document, run_block
+from exporter.report.grow import earlier_report, grown, remove_report
+from exporter.run import Run, open_run
+from exporter.source import open_source
+from exporter.tokenizer import find_tokenizer_files
+from exporter.verify import Options as Measuring
+from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
+from exporter.verify.proof import prove
+from exporter.verify.text import read_text
+from exporter.writer import write
+
+Progress = Callable[[str, int, int], None]
+"""Called with a step's name, how much of it is done, and how much there is."""
+CHUNKS = 40
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask beside the levels."""
+
+    base: str | None = None
+    revision: str | None = None
+    base_revision: str | None = None
+    text: Path | None = None
+    chunks: int | None = None
+    mode: Literal["default", "llama.cpp"] = "default"
+    threads: int = 0
+    scratch: Path | None = None
+    verify: bool = True
+    overwrite: bool = False
+    fallbacks: bool = True
+    command: tuple[str, ...] = ()
+
+
+def export(
+    path: str, profiles: Sequence[Profile], out: Path | None, *, options: Options, progress: Progress
+) -> tuple[Document, Path]:
+    """Turn a training run into quantized GGUF files, and say how good each one is.
+
+    Args:
+        path: the run's folder or Hub id.
+        profiles: the levels, each once.
+        out: the folder of the files; None: ``<run>-gguf`` in the current one.
+        options: everything else.
+        progress: told how far each step is.
+
+    Returns:
+        The report, and the folder that holds it with the files.
+
+    Raises:
+        GgufxError: where the export cannot be made; no file has its name then.
+    """
+    run, source, plan = prepare(path, profiles, options)
+    folder = (out or Path(f"{run.name}-gguf")).absolute()
+    make_folder(folder)
+    hashes = hash_inputs(run, source)
+    earlier = _earlier(folder, run, hashes, options)
+    with scratch_folder(options.scratch or folder) as scratch:
+        files = [folder / output.file for output in plan.outputs[: plan.levels]]
+        apart = [scratch / output.file for output in plan.outputs[plan.levels :]]
+        require_space(folder, sum(output.bytes for output in plan.outputs[: plan.levels]))
+        require_space(scratch, sum(output.bytes for output in plan.outputs[plan.levels :]))
+        with replaced_when_done(files, overwrite=options.overwrite) as partial:
+            write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
+            checks = prove(run, plan, partial, _step("prove", progress))
+            if earlier is None or options.overwrite:
+                remove_report(folder)
+        fields = new_document(options.command) | {
+            "run": run_block(run, plan, hashes),
+            "merge": merge_block(source) if run.adapters else None,
+            "checks": checks,
+            "levels": [level_block(plan, k, file_hash(file)) for k, file in enumerate(files)],
+            "warnings": list(plan.warnings),
+        }
+        if options.verify and plan.reference:
+            reference = apart[0] if apart else files[[output.level for output in plan.outputs].index(plan.reference)]
+            before: Mapping[str, Any] = (earlier.get("measured_on") if earlier else None) or {}
+            chunks = options.chunks or before.get("chunks") or CHUNKS
+            measuring = Measuring(options.text, chunks, options.mode, threads=cores(options.threads))
+            fields |= measured(fields["levels"], (plan.reference, reference, files), measuring, progress)
+    document = finished(grown(fields, earlier))
+    write_report(document, folder)
+    return document, folder
+
+
+def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[Run, Merged, Plan]:
+    """The run, its finished weights, and the plan: everything before a tensor is read."""
+    run = open_run(path, base=options.base, revision=options.revision, base_revision=options.base_revision)
+    source = open_source(run)
+    wishes = Wishes(measured=options.verify, fallbacks=options.fallbacks)
+    plan = build(run, profiles, source.shapes(), dtypes=source.dtypes(), left_out=source.left_out, wishes=wishes)
+    if options.verify:
+        read_text(options.text)  # a text that cannot be read is found before the work, not after it
+    return run, source, plan
+
+
+def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:
+    """The SHA-256 of each folder that the export is made of: the base's and each adapter's."""
+    folders = {run.base: [*source.files(), run.base / "config.json"]}
+    folders |= {adapter.folder: [adapter.weights, adapter.folder / "adapter_config.json"] for adapter in run.adapters}
+    return {folder: folder_hash([*files, *find_tokenizer_files(folder).values()]) for folder, files in folders.items()}
+
+
+def measured(
+    levels: Sequence[dict[str, Any]], files: tuple[str, Path, Sequence[Path]], measuring: Measuring, progress: Progress
+) -> dict[str, Any]:
+    """Measure files, and put what was found into their levels.
+
+    Args:
+        levels: one block for each file; filled in.
+        files: the reference's kind, the reference, and the files.
+        measuring: on what, and how.
+        progress: told how far it is.
+
+    Returns:
+        The document's blocks about the measurement; empty where llama.cpp could not evaluate the reference.
+    """
+    kind, reference, candidates = files
+    try:
+        found = measure(reference, candidates, measuring, _step("measure", progress))
+    except EngineError as error:
+        for block in levels:
+            block.update(verdict="error", error=str(error))
+        return {}
+    for block, level in zip(levels, found.levels, strict=True):
+        block.update(level_fields(found, level), verdict="error" if level.error else "pass")
+    return {"measured_on": measured_on_fields(found), "reference": {"kind": kind, **reference_fields(found)}}
+
+
+def verify(reference: str, files: Sequence[Path], options: Options, progress: Progress) -> Document:
+    """Measure GGUF files against a reference: a GGUF file, or a Hugging Face folder that is converted for it.
+
+    Returns:
+        A document as of an export, without what only an export knows.
+    """
+    with scratch_folder(options.scratch or Path.cwd()) as scratch:
+        kind, file = _as_gguf(reference, scratch, options, progress)
+        levels: list[dict[str, Any]] = [
+            {
+                "quant": _level(path),
+                "files": [str(path)],
+                "file": str(path),
+                "bytes": path.stat().st_size,
+                "verdict": "error",
+            }
+            for path in files
+        ]
+        measuring = Measuring(options.text, options.chunks or CHUNKS, options.mode, threads=cores(options.threads))
+        blocks = measured(levels, (kind, file, files), measuring, progress)
+    return finished(new_document(options.command) | blocks | {"levels": levels, "warnings": []})
+
+
+def cores(threads: int) -> int:
+    """How many threads to work with: those asked for, else all cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress) -> tuple[str, Path]:
+    """A reference's type and file; a folder is written to the scratch folder in 16 bits."""
+    path = Path(reference)
+    if path.is_file():
+        return _level(path), path
+    run, source, plan = prepare(reference, [], options)
+    file = scratch / plan.outputs[0].file
+    require_space(scratch, plan.outputs[0].bytes)
+    write(plan, source, [file], threads=cores(options.threads), progress=_step("write", progress))
+    prove(run, plan, [file], _step("prove", progress))
+    return plan.outputs[0].level, file
+
+
+def _level(file: Path) -> str:
+    """What a file calls its own level."""
+    from gguf import GGUFReader, LlamaFileType  # noqa: PLC0415  (slow to import)
+
+    field = GGUFReader(file).get_field("general.file_type")
+    number = int(field.contents()) if field is not None else -1
+    known = {int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType}
+    return str(known.get(number, file.stem))
+
+
+def _earlier(folder: Path, run: Run, hashes: dict[Path, str], options: Options) -> Document | None:
+    """The report of earlier levels of the same run, if the folder holds one."""
+    asked = {
+        "sha256": read_text(options.text).sha256 if options.verify else None,
+        "mode": options.mode if options.verify else None,
+        "chunks": options.chunks if options.verify else None,
+    }
+    inputs = {"base": hashes[run.base], "adapters": [hashes[adapter.folder] for adapter in run.adapters]}
+    return earlier_report(folder, inputs, asked, overwrite=options.overwrite)
+
+
+def _step(name: str, progress: Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)

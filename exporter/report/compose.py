@@ -1,0 +1,80 @@
+"""The document of an export, put together from what each step returned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from exporter.report.document import check_document
+from exporter.report.schema import SCHEMA, Document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.merge import Merged
+    from exporter.plan import Plan
+    from exporter.run import Run
+
+Fields = dict[str, Any]
+
+
+def new_document(command: Sequence[str]) -> Fields:
+    """The fields of every document: its form, its program, its time and its command."""
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"schema": SCHEMA, "ggufx": version("ggufx"), "created": created, "command": list(command)}
+
+
+def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
+    """What was exported."""
+    return {
+        "path": str(run.path),
+        "kind": run.kind,
+        "trainer": run.trainer,
+        "architecture": str(run.config["architecture"]),
+        "family": run.family.name,
+        "parameters": plan.parameters,
+        "left_out": list(plan.left_out),
+        "notes": list(run.notes),
+        "base": {"name": run.base_name, "path": str(run.base), "sha256": hashes[run.base]},
+        "adapters": [
+            {"path": str(adapter.folder), "sha256": hashes[adapter.folder], "method": "lora", "weight": 1.0}
+            for adapter in run.adapters
+        ],
+        "special_tokens": dict(plan.tokenizer.sources),
+    }
+
+
+def merge_block(source: "Merged") -> Fields:
+    """What the merge did, once every row was read."""
+    changes = source.changes
+    deltas = source.deltas()
+    return {
+        "adapter_tensors": changes.tensors,
+        "used": changes.tensors - len(changes.left_out),
+        "left_out": list(changes.left_out),
+        "weights_changed": sum(delta.change > 0 for delta in deltas.values()),
+        "largest_relative_delta": max((delta.relative for delta in deltas.values()), default=0.0),
+        "head": "tied" if source.tied else "of its own",
+    }
+
+
+def level_block(plan: "Plan", k: int, sha256: str) -> Fields:
+    """One level before it is measured."""
+    output = plan.outputs[k]
+    return {
+        "quant": output.level,
+        "files": [output.file],
+        "file": output.file,
+        "bytes": output.bytes,
+        "bpw": plan.bits_per_weight(k),
+        "sha256": sha256,
+        "types": plan.types(k),
+        "fallbacks": [asdict(fallback) for fallback in plan.fallbacks(k)],
+        "verdict": "not measured",
+    }
+
+
+def finished(fields: Fields) -> Document:
+    """The fields as a document."""
+    return check_document(fields, "report.json")

@@ -1,0 +1,156 @@
+"""What a report says, in order, before it is Markdown or a page."""
+
+import json
+import shlex
+from typing import get_type_hints
+
+from exporter.report.blocks import Block, Cell, Code, Facts, Fold, Mark, Section, Table, Text
+from exporter.report.levels import level_sections
+from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
+from exporter.report.schema import Document, Level, RunFacts
+
+NOT_SAID = "not said"
+
+
+def title(document: Document) -> tuple[str, str]:
+    """Return the model's name and the run's."""
+    run = document.get("run")
+    if not run:
+        return "Measured files", document["levels"][0]["file"] if document["levels"] else ""
+    base = run.get("base") or {}
+    name = base.get("name") or base.get("path") or run.get("architecture") or run["path"]
+    return _last(name), _last(run["path"])
+
+
+def sections(document: Document) -> list[Section]:
+    """Return everything that the report says, sections without content left out."""
+    every = [
+        *level_sections(document),
+        Section("Measured on", _measured_on(document)),
+        Section("Checks", _checks(document)),
+        Section("Run", _run(document.get("run"))),
+        Section("Merge", _merge(document)),
+        Section("This report", _origin(document)),
+        Section("Further fields", _further(document)),
+    ]
+    return [section for section in every if section.blocks]
+
+
+def _measured_on(document: Document) -> tuple[Block, ...]:
+    measured, reference = document.get("measured_on"), document.get("reference")
+    if not measured and not reference:
+        return (Text("Nothing was measured."),)
+    rows: list[tuple[str, tuple[Cell, ...]]] = []
+    if measured:
+        rows += [
+            ("Text", (Code(measured["text"]),)),
+            ("SHA-256 of the text", (_code(measured.get("sha256")),)),
+            ("Chunks", (_count(measured.get("chunks")),)),
+            ("Tokens in a chunk", (_count(measured.get("context")),)),
+            ("Tokens", (_count(measured.get("tokens")),)),
+            ("Mode", (measured.get("mode") or NOT_SAID,)),
+            ("Engine", (measured.get("engine") or NOT_SAID,)),
+        ]
+    if reference:
+        perplexity = reference.get("perplexity")
+        value = with_error(perplexity["value"], perplexity.get("error")) if perplexity else NOT_MEASURED
+        rows += [("Reference", (Code(reference["kind"]),)), ("Perplexity of the reference", (value,))]
+    return (Facts(tuple(rows)),)
+
+
+def _checks(document: Document) -> tuple[Block, ...]:
+    checks = document.get("checks")
+    if not checks:
+        return ()
+    rows = tuple((check["name"], Mark(check["status"]), check.get("detail") or "") for check in checks)
+    return (Table(("Check", "Result", "Detail"), rows),)
+
+
+def _run(run: RunFacts | None) -> tuple[Block, ...]:
+    if not run:
+        return ()
+    base = run.get("base") or {}
+    left_out: tuple[Cell, ...] = tuple(run.get("left_out") or ()) or ("nothing",)
+    rows: list[tuple[str, tuple[Cell, ...]]] = [
+        ("Run", (Code(run["path"]),)),
+        ("Kind", (run["kind"],)),
+        ("Trainer", (run.get("trainer") or NOT_SAID,)),
+        ("Architecture", (_code(run.get("architecture")),)),
+        ("Family", (run.get("family") or NOT_SAID,)),
+        ("Parameters", (_count(run.get("parameters")),)),
+        ("Left out of the files", left_out if run.get("left_out") is not None else (NOT_SAID,)),
+        ("Base", (_code(base.get("name")),)),
+        ("Path of the base", (_code(base.get("path")),)),
+        ("SHA-256 of the base", (_code(base.get("sha256")),)),
+    ]
+    adapters = tuple(
+        (Code(a["path"]), a.get("method") or NOT_SAID, _factor(a.get("weight")), _code(a.get("sha256")))
+        for a in run.get("adapters") or ()
+    )
+    table = Table(("Adapter", "Method", "Weight", "SHA-256"), adapters, frozenset({2}))
+    return (Facts(tuple(rows)), table) if adapters else (Facts(tuple(rows)),)
+
+
+def _merge(document: Document) -> tuple[Block, ...]:
+    merge = document.get("merge")
+    if not merge:
+        return ()
+    delta = merge.get("largest_relative_delta")
+    return (
+        Facts(
+            (
+                ("Tensors in the adapters", (_count(merge.get("adapter_tensors")),)),
+                ("Tensors used", (_count(merge.get("used")),)),
+                ("Weights changed", (_count(merge.get("weights_changed")),)),
+                ("Largest relative change of a weight, ‖Δ‖/‖W‖", (NOT_SAID if delta is None else plain(delta),)),
+            )
+        ),
+    )
+
+
+def _origin(document: Document) -> tuple[Block, ...]:
+    return (
+        Facts(
+            (
+                ("Created", (document["created"],)),
+                ("ggufx", (document["ggufx"],)),
+                ("Form", (f"report.json, schema {document['schema']}",)),
+                ("Command", (Code(shlex.join(document["command"])),)),
+            )
+        ),
+    )
+
+
+def _further(document: Document) -> tuple[Block, ...]:
+    """The fields that may be added to the form: shown as they are, so that nothing measured is hidden."""
+    blocks = [_as_json("report", _unknown(dict(document), Document))]
+    blocks += [_as_json(level["quant"], _unknown(dict(level), Level)) for level in document["levels"]]
+    return tuple(block for block in blocks if block)
+
+
+def _unknown(fields: dict[str, object], kind: type) -> dict[str, object]:
+    known = get_type_hints(kind)
+    return {name: value for name, value in fields.items() if name not in known and value is not None}
+
+
+def _as_json(place: str, fields: dict[str, object]) -> Fold | None:
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    return Fold(f"{place}: {', '.join(fields)}", Code(text)) if fields else None
+
+
+def _code(text: str | None) -> Cell:
+    return Code(text) if text else NOT_SAID
+
+
+def _count(value: int | None) -> str:
+    return NOT_SAID if value is None else count(value)
+
+
+def _factor(value: float | None) -> str:
+    return NOT_SAID if value is None else f"{value:g}"
+
+
+def _last(path: str) -> str:
+    """Return the last part of a path; a model id keeps its owner."""
+    name = path.rstrip("/")
+    return name if name.count("/") == 1 and not name.startswith((".", "/")) else name.rsplit("/", 1)[-1] or path

@@ -1,0 +1,184 @@
+"""The shape of report.json: every field, its type, and whether it may be missing.
+
+These types are the contract, and :func:`exporter.report.check_document` reads them: nothing is listed twice.
+A field in ``NotRequired`` may be absent or null: then it was not measured, or does not apply. Further fields may
+stand beside the ones named here; none of these changes its meaning unless ``schema`` rises.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+SCHEMA = 1
+"""The version of the form that this program writes and reads."""
+
+Status = Literal["pass", "fail", "undecided", "not measured", "error"]
+
+
+class Weights(TypedDict):
+    """The base weights: a folder or a model id. ``sha256`` is that of a folder."""
+
+    name: NotRequired[str | None]
+    path: NotRequired[str | None]
+    sha256: NotRequired[str | None]
+
+
+class Adapter(TypedDict):
+    """One adapter laid over the base; ``weight`` is the factor it was given."""
+
+    path: str
+    sha256: NotRequired[str | None]
+    method: NotRequired[str | None]
+    weight: NotRequired[float | None]
+
+
+class RunFacts(TypedDict):
+    """What was exported."""
+
+    path: str
+    kind: Literal["lora", "full", "checkpoint"]
+    trainer: NotRequired[str | None]
+    architecture: NotRequired[str | None]
+    family: NotRequired[str | None]
+    parameters: NotRequired[int | None]
+    left_out: NotRequired[list[str] | None]
+    base: NotRequired[Weights | None]
+    adapters: NotRequired[list[Adapter] | None]
+
+
+class MergeTotals(TypedDict):
+    """What the merge did: tensors counted; the largest ‖Δ‖/‖W‖ (Frobenius) over the changed weights."""
+
+    adapter_tensors: NotRequired[int | None]
+    used: NotRequired[int | None]
+    weights_changed: NotRequired[int | None]
+    largest_relative_delta: NotRequired[float | None]
+
+
+class Check(TypedDict):
+    """A proof of the finished files."""
+
+    name: str
+    status: Literal["pass", "fail", "skipped"]
+    detail: NotRequired[str | None]
+
+
+class MeasuredOn(TypedDict):
+    """The text and the way of measuring; ``context`` is the length of a chunk in tokens."""
+
+    text: str
+    sha256: NotRequired[str | None]
+    chunks: NotRequired[int | None]
+    context: NotRequired[int | None]
+    tokens: NotRequired[int | None]
+    mode: NotRequired[Literal["default", "llama.cpp"] | None]
+    engine: NotRequired[str | None]
+
+
+class Estimate(TypedDict):
+    """A value and its standard error over chunks (absent where there is only one chunk)."""
+
+    value: float
+    error: NotRequired[float | None]
+
+
+class Reference(TypedDict):
+    """The unquantized model that the levels are measured against."""
+
+    kind: str
+    perplexity: NotRequired[Estimate | None]
+
+
+class Perplexity(Estimate):
+    """A level's perplexity, and its ratio to the reference's."""
+
+    ratio: NotRequired[float | None]
+    ratio_error: NotRequired[float | None]
+
+
+class Divergence(TypedDict):
+    """KL divergence from the reference, in nats per token; ``floor`` is that of the reference against itself."""
+
+    mean: float
+    error: NotRequired[float | None]
+    median: NotRequired[float | None]
+    p90: NotRequired[float | None]
+    p99: NotRequired[float | None]
+    p999: NotRequired[float | None]
+    max: NotRequired[float | None]
+    floor: NotRequired[float | None]
+
+
+class ProbabilityChange(TypedDict):
+    """The change in probability of the text's own next token."""
+
+    mean: float
+    rms: NotRequired[float | None]
+    error: NotRequired[float | None]
+
+
+class Task(TypedDict):
+    """A task with answers; ``low`` and ``high`` are 95 % bounds of ``retained``."""
+
+    name: str
+    metric: str
+    n: int
+    reference: NotRequired[float | None]
+    value: NotRequired[float | None]
+    retained: NotRequired[float | None]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class Gate(TypedDict):
+    """A condition that a level had to meet."""
+
+    gate: str
+    value: NotRequired[float | None]
+    status: Literal["pass", "fail", "undecided", "not measured"]
+
+
+class Fallback(TypedDict):
+    """A tensor that was stored in another type than its profile wanted."""
+
+    tensor: str
+    wanted: str
+    got: str
+    why: NotRequired[str | None]
+
+
+class Level(TypedDict):
+    """One level: its files, what is in them, and how good they are."""
+
+    quant: str
+    files: list[str]
+    file: str
+    bytes: int
+    bpw: NotRequired[float | None]
+    sha256: NotRequired[str | None]
+    types: NotRequired[dict[str, int] | None]
+    fallbacks: NotRequired[list[Fallback] | None]
+    perplexity: NotRequired[Perplexity | None]
+    kld: NotRequired[Divergence | None]
+    top1: NotRequired[Estimate | None]
+    top5: NotRequired[Estimate | None]
+    dp: NotRequired[ProbabilityChange | None]
+    survival: NotRequired[Estimate | None]
+    tasks: NotRequired[list[Task] | None]
+    gates: NotRequired[list[Gate] | None]
+    verdict: Status
+    error: NotRequired[str | None]
+
+
+class Document(TypedDict):
+    """The whole of report.json. ``run`` and ``merge`` are missing where files were measured without an export."""
+
+    schema: int
+    ggufx: str
+    created: str
+    command: list[str]
+    run: NotRequired[RunFacts | None]
+    merge: NotRequired[MergeTotals | None]
+    checks: NotRequired[list[Check] | None]
+    measured_on: NotRequired[MeasuredOn | None]
+    reference: NotRequired[Reference | None]
+    levels: list[Level]
+    warnings: NotRequired[list[str] | None]

@@ -1,0 +1,67 @@
+"""A report as the table that a terminal shows."""
+
+from io import StringIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exporter.report.levels import ratio
+from exporter.report.numbers import NOT_MEASURED, bits, percent, plain, size, with_error
+from exporter.report.schema import Document, Level
+
+HEAD = ("level", "size", "bpw", "perplexity", "ratio", "KLD", "p99", "top-1 %", "verdict")
+FIRST, LAST = 0, len(HEAD) - 1
+TIGHT = "±"
+FOLDED_NAME, FOLDED_VERDICT = 8, 9
+
+
+def render_table(document: Document, width: int = 100) -> str:
+    """Return one line for each level, columns aligned, and below them every error and warning in full.
+
+    Names and verdicts fold to keep within ``width`` columns; numbers never do: a line is longer where they need it.
+    '-' stands for what was not measured.
+    """
+    rows = [_row(level) for level in document["levels"]]
+    widest = [max(cell_len(line[i]) for line in (HEAD, *rows)) for i in range(len(HEAD))]
+    least = sum(widest[FIRST + 1 : LAST]) + min(widest[FIRST], FOLDED_NAME) + min(widest[LAST], FOLDED_VERDICT)
+    gap = 2 if least + 2 * LAST <= width else 1
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="")
+    for index, name in enumerate(HEAD):
+        edge = index in {FIRST, LAST}
+        table.add_column(name, justify="left" if edge else "right", no_wrap=not edge, overflow="fold")
+    for row in rows:
+        # Text, not str: in a str rich would read "[...]" as markup.
+        table.add_row(*map(Text, row))
+    stream = StringIO()
+    Console(file=stream, width=max(width, least + gap * LAST), color_system=None, force_terminal=False).print(table)
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    return "\n".join([*lines, *_remarks(document)]) + "\n"
+
+
+def _row(level: Level) -> tuple[str, ...]:
+    perplexity, kld, top1 = level.get("perplexity"), level.get("kld"), level.get("top1")
+    cells = (
+        printable(level["quant"]),
+        size(level["bytes"]),
+        bits(level.get("bpw")),
+        with_error(perplexity["value"], perplexity.get("error"), TIGHT) if perplexity else "-",
+        ratio(perplexity, TIGHT),
+        with_error(kld["mean"], kld.get("error"), TIGHT) if kld else "-",
+        plain(kld.get("p99"), 3) if kld else "-",
+        percent(top1["value"], top1.get("error"), TIGHT) if top1 else "-",
+    )
+    return (*("-" if cell == NOT_MEASURED else cell for cell in cells), level["verdict"])
+
+
+def _remarks(document: Document) -> list[str]:
+    errors = [f"error: {level['quant']}: {level['error']}" for level in document["levels"] if level.get("error")]
+    warnings = [f"warning: {text}" for text in document.get("warnings") or ()]
+    notes = ["", "±: one standard error over chunks"] if any(level.get("kld") for level in document["levels"]) else []
+    return [*notes, *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())])]
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control characters written as escapes, so that a name cannot steer the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

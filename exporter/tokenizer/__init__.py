@@ -1,0 +1,196 @@
+"""From a run's tokenizer files to the GGUF keys ``tokenizer.*``.
+
+The token ids that llama.cpp then makes are those of tokenizer.json: `sample` holds the texts and the ids that prove it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from exporter.errors import TokenizerError
+from exporter.tokenizer import spm, template
+from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
+from exporter.tokenizer.pre import normalizes, pre_tokenizer
+from exporter.tokenizer.special import KINDS, Specials, end_of_turn_id, read_specials, stop_ids, stop_warnings
+from exporter.tokenizer.vocab import Vocabulary, fit, read_vocabulary, tokens_and_types
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Tokenizer", "TokenizerFacts", "find_tokenizer_files", "read_tokenizer"]
+
+GGML = "tokenizer.ggml."
+NFC_WARNING = "The tokenizer normalizes to NFC, llama.cpp does not: 'e\\u0301' gives other ids than 'é'."
+
+Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What a family knows of its tokenizers and no file says."""
+
+    add_space_prefix: bool | None = None  # always write this
+    follows_add_prefix_space: bool = False  # write what tokenizer_config.json's add_prefix_space says, if it does
+    ids: dict[str, int] = field(default_factory=dict)  # GGUF's word ("prefix", "eot", …) -> id, always written
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer as GGUF holds it."""
+
+    metadata: Mapping[
+        str, Value
+    ]  # full keys; int is UINT32, float FLOAT32, tuples are arrays of INT32, FLOAT32, STRING
+    normalizes: bool  # tokenizer.json applies NFC, llama.cpp does not
+    warnings: tuple[str, ...]
+    sources: Mapping[str, str]  # "eos" -> "tokenizer_config.json"; also "chat_template", "scores"
+    split_off: Mapping[str, int] = field(default_factory=dict)  # added tokens that tokenizer.json does not know as such
+
+
+def read_tokenizer(
+    files: Mapping[str, Path], config: Mapping[str, object], rows: int, facts: TokenizerFacts, *, pre: str | None = None
+) -> Tokenizer:
+    """Read a run's tokenizer.
+
+    Args:
+        files: File name -> path, as `find_tokenizer_files` returns them.
+        config: config.json, as transformers spells its keys.
+        rows: Rows of the finished embedding: so many tokens are written.
+        facts: What the family knows.
+        pre: llama.cpp's name of the pre-tokenizer, where the structure shall not decide.
+
+    Raises:
+        TokenizerError: The tokenizer cannot be expressed in GGUF.
+    """
+    read = read_files(files)
+    _check_model(read)
+    vocabulary = fit(read_vocabulary(read), rows, read.templates)
+    specials = read_specials(read, config, vocabulary.ids(), rows)
+    byte_level = not read.spec["model"].get("byte_fallback")
+    if byte_level:
+        head, warnings = _byte_level(read, vocabulary, rows, pre)
+        head |= _prefix_key(read, facts)
+    else:
+        head, warnings = _sentencepiece(read, vocabulary, rows, facts)
+    ends, end_warnings = _ends(read, config, vocabulary, specials)
+    normal = byte_level and normalizes(read.spec)
+    notes = [*_stripping(vocabulary), *([NFC_WARNING] if normal else [])]
+    return Tokenizer(
+        metadata=head | _special_keys(specials, ends, facts) | template.template_metadata(read.templates),
+        normalizes=normal,
+        warnings=(*vocabulary.warnings, *specials.warnings, *warnings, *end_warnings, *notes),
+        sources=_sources(read, specials),
+        split_off={added.text: token for token, added in vocabulary.added.items() if added.source != "tokenizer.json"},
+    )
+
+
+def _special_keys(specials: Specials, ends: dict[str, int], facts: TokenizerFacts) -> dict[str, Value]:
+    ids = {KINDS[kind]: token for kind, token in specials.ids.items()} | ends | facts.ids
+    keys: dict[str, Value] = {f"{GGML}{kind}_token_id": token for kind, token in ids.items()}
+    return keys | {f"{GGML}add_{kind}_token": value for kind, value in specials.flags.items()}
+
+
+def _check_model(files: TokenizerFiles) -> None:
+    model = files.spec.get("model") or {}
+    found = str(model.get("type") or ("BPE" if "merges" in model else "unknown"))
+    if found != "BPE":
+        raise TokenizerError(
+            f"tokenizer.json: its model is {found}; expected BPE, byte-level or SentencePiece-style. "
+            "Tokenizers of other kinds cannot be exported yet."
+        )
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise TokenizerError(
+                f"tokenizer.json: {key} is {model[key]!r}; llama.cpp's BPE has none. This tokenizer cannot be exported."
+            )
+
+
+def _byte_level(
+    files: TokenizerFiles, vocabulary: Vocabulary, rows: int, pre: str | None
+) -> tuple[dict[str, Value], list[str]]:
+    texts, types, warnings = tokens_and_types(vocabulary, rows, files.templates)
+    # GGUF keeps a merge as one text with a space between: a space inside a part is spelled as byte-level BPE does.
+    merges = (" ".join(part.replace(" ", "Ġ") for part in pair) for pair in spm.merge_pairs(files.spec["model"]))
+    head: dict[str, Value] = {
+        GGML + "model": "gpt2",
+        GGML + "pre": pre or pre_tokenizer(files.spec),
+        GGML + "tokens": tuple(texts),
+        GGML + "token_type": tuple(types),
+        GGML + "merges": tuple(merges),
+    }
+    return head, warnings
+
+
+def _sentencepiece(
+    files: TokenizerFiles, vocabulary: Vocabulary, rows: int, facts: TokenizerFacts
+) -> tuple[dict[str, Value], list[str]]:
+    pieces = spm.read_pieces(files.model) if files.model is not None else None
+    if pieces is not None and files.model is not None:
+        spm.check_pieces(pieces, vocabulary, files.model)
+    texts, first_types, warnings = tokens_and_types(vocabulary, rows, files.templates)
+    declared = frozenset(int(token) for token in files.config.get("added_tokens_decoder") or {})
+    declared |= {token for token in files.added.values() if isinstance(token, int)}
+    types = spm.piece_types(texts, first_types, pieces, declared)
+    prefix, prefix_warnings = spm.space_prefix(files.spec, chats="default" in files.templates)
+    head: dict[str, Value] = {
+        GGML + "model": "llama",
+        GGML + "pre": "default",
+        GGML + "tokens": tuple(texts),
+        GGML + "scores": tuple(spm.piece_scores(files.spec["model"], types, pieces, declared)),
+        GGML + "token_type": tuple(types),
+    }
+    keys = _prefix_key(files, facts)
+    if keys and keys[GGML + "add_space_prefix"] != prefix:
+        prefix_warnings.append(
+            f"tokenizer.json puts {'a' if prefix else 'no'} space in front of a text, "
+            f"{'tokenizer_config.json' if facts.add_space_prefix is None else 'the family'} says otherwise; "
+            f"written as {'tokenizer.json does' if facts.add_space_prefix is None else 'the family has it'}."
+        )
+    if keys or not prefix:  # llama.cpp's default is to put one
+        head[GGML + "add_space_prefix"] = prefix if facts.add_space_prefix is None else facts.add_space_prefix
+    return head, [*warnings, *prefix_warnings, *spm.added_warnings(vocabulary, types, prefix=prefix)]
+
+
+def _prefix_key(files: TokenizerFiles, facts: TokenizerFacts) -> dict[str, Value]:
+    value = facts.add_space_prefix
+    if value is None and facts.follows_add_prefix_space:
+        value = files.config.get("add_prefix_space")
+    return {GGML + "add_space_prefix": value} if isinstance(value, bool) else {}
+
+
+def _ends(
+    files: TokenizerFiles, config: Mapping[str, object], vocabulary: Vocabulary, specials: Specials
+) -> tuple[dict[str, int], list[str]]:
+    """Return the end of a turn, where it is not the end of text."""
+    ids = vocabulary.ids()
+    marker, failed = None, None
+    if "default" in files.templates:
+        texts = {token: text for text, token in ids.items()}
+        known = {f"{kind}_token": texts[token] for kind, token in specials.ids.items()}
+        added = [item.text for item in vocabulary.added.values()]
+        marker, failed = template.end_of_turn(files.templates["default"], added, known)
+    stops = stop_ids(files, config)
+    inside = tuple(token for token in stops if vocabulary.text(token) is not None)
+    eot = end_of_turn_id(specials, ids[marker] if marker is not None else None, inside)
+    seen = {specials.ids.get("eos"), eot}
+    warnings = [*([failed] if failed else []), *stop_warnings(ids, seen, stops)]
+    return ({"eot": eot} if eot is not None else {}), warnings
+
+
+def _stripping(vocabulary: Vocabulary) -> list[str]:
+    names = [repr(added.text) for _, added in sorted(vocabulary.added.items()) if added.strips]
+    if not names:
+        return []
+    flags = "lstrip, rstrip or single_word"
+    return [f"llama.cpp knows no {flags}, but by general.name for Phi-3; set here on {', '.join(names[:5])}."]
+
+
+def _sources(files: TokenizerFiles, specials: Specials) -> dict[str, str]:
+    sources = dict(specials.sources)
+    if files.template_source is not None:
+        sources["chat_template"] = files.template_source
+    if files.spec["model"].get("byte_fallback"):
+        sources["scores"] = "tokenizer.model" if files.model is not None else "the merges of tokenizer.json"
+    return sources

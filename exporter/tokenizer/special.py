@@ -1,0 +1,192 @@
+"""Which token begins, ends, pads: ids and flags, and the file each was taken from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer as Backend
+
+from exporter.errors import TokenizerError
+from exporter.tokenizer.pre import flat
+from exporter.tokenizer.vocab import content
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from exporter.tokenizer.files import TokenizerFiles
+
+# transformers' word -> GGUF's, which spells "seperator" so.
+KINDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
+NEEDED = ("bos", "eos")
+
+# llama.cpp stops at these texts without being told (src/llama-vocab.cpp, special_eog_ids).
+KNOWN_ENDS = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
+        *("<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "[e~["),
+        *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>"),  # noqa: RUF001
+    )
+)
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the tokenizer puts before and behind a text of its own accord, as token ids."""
+
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Special ids by transformers' word, the flags to write, where they came from."""
+
+    ids: Mapping[str, int]
+    flags: Mapping[str, bool]
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def read_specials(files: TokenizerFiles, config: Mapping[str, object], ids: Mapping[str, int], rows: int) -> Specials:
+    """Find each special token: tokenizer_config.json first, then the other files.
+
+    Args:
+        files: The tokenizer's files.
+        config: config.json.
+        ids: Text -> id of every token.
+        rows: Rows of the embedding.
+
+    Raises:
+        TokenizerError: The token that begins or ends a text does not exist, or cannot be put where it belongs.
+    """
+    found: dict[str, int] = {}
+    sources: dict[str, str] = {}
+    warnings: list[str] = []
+    around = read_around(files.spec)
+    for kind in KINDS:
+        for source, value in _candidates(kind, files, config, around):
+            token = _resolve(kind, value, source, ids)
+            if token is None or not 0 <= token < rows:
+                warnings.append(
+                    f"{source}: {kind}_token {value!r} is no token with a row in the embedding; passed over."
+                )
+                continue
+            found[kind], sources[kind] = token, source
+            break
+    flags, flag_warnings = _flags(files, found, around)
+    return Specials(found, flags, sources, (*warnings, *flag_warnings))
+
+
+def read_around(spec: Mapping[str, Any]) -> Around:
+    """Run the post-processor of tokenizer.json alone, over one word of a vocabulary made for the purpose."""
+    word = 2**31
+    parts = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "truncation", "padding")
+    stub: dict[str, Any] = {"version": "1.0", **dict.fromkeys(parts), "added_tokens": []}
+    stub["post_processor"] = spec.get("post_processor")
+    stub["model"] = {"type": "WordLevel", "vocab": {"a": word}, "unk_token": "a"}
+    try:
+        ids = Backend.from_str(json.dumps(stub)).encode("a").ids
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(
+            f"tokenizer.json: its post_processor cannot be run ({error}). Save the tokenizer again with transformers."
+        ) from error
+    place = ids.index(word)
+    return Around(tuple(ids[:place]), tuple(ids[place + 1 :]))
+
+
+def end_of_turn_id(specials: Specials, marker: int | None, stops: tuple[int, ...]) -> int | None:
+    """Return the end of a turn where it is another token than the end of text, else None.
+
+    Args:
+        specials: The ids found.
+        marker: What the chat template puts behind an answer.
+        stops: The ids at which config.json and generation_config.json say to stop.
+    """
+    eos = specials.ids.get("eos")
+    if marker is not None:
+        return marker if marker != eos else None
+    return next((token for token in stops if token != eos), None)
+
+
+def stop_ids(files: TokenizerFiles, config: Mapping[str, object]) -> tuple[int, ...]:
+    """Return the ids at which generation stops, each once, generation_config.json's first."""
+    values = [files.generation.get("eos_token_id"), config.get("eos_token_id")]
+    return tuple(dict.fromkeys(token for value in values for token in _integers(value)))
+
+
+def stop_warnings(ids: Mapping[str, int], ends: set[int | None], stops: tuple[int, ...]) -> list[str]:
+    """Name the stops that llama.cpp will not see: neither eos or eot, nor known by their text."""
+    texts = {token: text for text, token in ids.items()}
+    unseen = [token for token in stops if token not in ends and texts.get(token) not in KNOWN_ENDS]
+    if not unseen:
+        return []
+    names = ", ".join(f"{token} ({texts.get(token, 'no such token')!r})" for token in unseen)
+    return [f"generation_config.json or config.json also stops at {names}; llama.cpp will not stop there."]
+
+
+def _candidates(
+    kind: str, files: TokenizerFiles, config: Mapping[str, object], around: Around
+) -> Iterator[tuple[str, str | int]]:
+    for source, mapping in (("tokenizer_config.json", files.config), ("special_tokens_map.json", files.special_map)):
+        if text := content(mapping.get(f"{kind}_token")):
+            yield source, text
+    if kind == "bos" and len(around.before) == 1:
+        yield "the post-processor of tokenizer.json", around.before[0]
+    for source, values in (("config.json", config), ("generation_config.json", files.generation)):
+        for token in _integers(values.get(f"{kind}_token_id")):
+            yield source, token
+
+
+def _integers(value: object) -> list[int]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [token for token in values if isinstance(token, int) and not isinstance(token, bool) and token >= 0]
+
+
+def _resolve(kind: str, value: str | int, source: str, ids: Mapping[str, int]) -> int | None:
+    if isinstance(value, int):
+        return value
+    if value not in ids and kind in NEEDED:
+        raise TokenizerError(
+            f"{source}: {kind}_token is {value!r}, which is no token of tokenizer.json with a row in the embedding. "
+            "Name another token there, or export a run that holds the resized embedding; as it is, texts would not "
+            "begin or end as the model was trained."
+        )
+    return ids.get(value)
+
+
+def _flags(files: TokenizerFiles, ids: Mapping[str, int], around: Around) -> tuple[dict[str, bool], list[str]]:
+    """Return what llama.cpp shall add by itself: what the post-processor adds, and never an end of text."""
+    warnings = []
+    begins = bool(around.before)
+    if begins and around.before != (ids.get("bos"),):
+        raise TokenizerError(
+            f"tokenizer.json: its post_processor begins every text with {list(around.before)}, bos_token is "
+            f"{ids.get('bos')}. llama.cpp can put bos_token there only: make the two agree."
+        )
+    said = files.config.get("add_bos_token")
+    if isinstance(said, bool) and said != begins:
+        warnings.append(
+            f"tokenizer_config.json says add_bos_token {said}, the post_processor of tokenizer.json "
+            f"{'adds one' if begins else 'adds none'}; written as the latter does."
+        )
+    flags = {"bos": begins}
+    processors = flat(files.spec.get("post_processor"), "processors")
+    ends = files.config.get("add_eos_token")
+    if around.behind or ends is True:
+        warnings.append(
+            "The tokenizer ends every text with a token, as for training; left out, or no answer would begin."
+        )
+    if around.behind or isinstance(ends, bool) or any(item.get("type") == "ByteLevel" for item in processors):
+        flags["eos"] = False
+    if any(_separates(item) for item in processors):
+        flags["sep"] = False
+    return flags, warnings
+
+
+def _separates(processor: Mapping[str, Any]) -> bool:
+    """Say whether anything stands between the two texts of a pair; llama.cpp's converter then writes the flag."""
+    pair = [next(iter(part)) for part in processor.get("pair") or () if isinstance(part, dict)]
+    places = [index for index, part in enumerate(pair) if part == "Sequence"]
+    return len(places) > 1 and places[-1] - places[0] > 1
