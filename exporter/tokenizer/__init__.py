@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from exporter.errors import TokenizerError
 from exporter.tokenizer import spm, template
 from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
-from exporter.tokenizer.pre import normalizes, pre_tokenizer
+from exporter.tokenizer.pre import ASCII_CASE, normalizes, pre_tokenizer
 from exporter.tokenizer.special import KINDS, Specials, end_of_turn_id, read_specials, stop_ids, stop_warnings
 from exporter.tokenizer.vocab import Vocabulary, fit, read_vocabulary, tokens_and_types
 
@@ -23,6 +23,10 @@ __all__ = ["Tokenizer", "TokenizerFacts", "find_tokenizer_files", "read_tokenize
 
 GGML = "tokenizer.ggml."
 NFC_WARNING = "The tokenizer normalizes to NFC, llama.cpp does not: 'e\\u0301' gives other ids than 'é'."
+CASE_WARNING = (
+    "llama.cpp's pre-tokenizer of this name keeps combining marks out of words and knows case in A to Z only: "
+    "'नमस्ते', 'สวัสดี' or 'HÄUSER' become other tokens than in training. Such texts are left out of the proof of ids."
+)
 
 Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
 
@@ -77,6 +81,7 @@ def read_tokenizer(
     ends, end_warnings = _ends(read, config, vocabulary, specials)
     normal = byte_level and normalizes(read.spec)
     notes = [*_stripping(vocabulary), *([NFC_WARNING] if normal else [])]
+    notes += [CASE_WARNING] if head[GGML + "pre"] in ASCII_CASE else []
     return Tokenizer(
         metadata=head | _special_keys(specials, ends, facts) | template.template_metadata(read.templates),
         normalizes=normal,

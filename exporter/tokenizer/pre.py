@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ DEEPSEEK = (
     r"split [!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|" + SPACES
 ).replace('\\"', '"')
+ASCII_CASE = frozenset(("tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"))
 ALL_GAPS = ", keeping what matches"  # the expression matches every character, so it cuts as "isolated" does
 DIGITS = "digits one by one"
 BYTES = "bytes"
@@ -151,3 +153,24 @@ def _split(item: Mapping[str, Any]) -> str:
 
 def _lines(found: tuple[str, ...], *, ignore_merges: bool | None) -> str:
     return "\n".join(f"  {line}" for line in (*(found or ("(none)",)), f"ignore_merges: {ignore_merges}"))
+
+
+def cuts_alike(name: str, text: str) -> bool:
+    """Say whether llama.cpp cuts the text as tokenizer.json does, by what is known of the pre-tokenizer's name.
+
+    For the names in `ASCII_CASE` its expressions know upper and lower case of A to Z only, and take no combining mark
+    into a word: most Indic and Thai words, Arabic and Hebrew with vowel signs, and mixtures like ``HÄUSER`` come out in
+    other pieces, with the same text and other token ids.
+    """
+    if name not in ASCII_CASE:
+        return True
+    if any(unicodedata.category(character).startswith("M") for character in text):
+        return False
+    words = "".join(character if character.isalpha() else " " for character in text).split()
+    return all(_case_is_plain(word) for word in words)
+
+
+def _case_is_plain(word: str) -> bool:
+    if word.isascii() or word[1:] == word[1:].lower():
+        return True
+    return word == word.upper() and not any(character.isascii() for character in word)

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from exporter.errors import TokenizerError
+from exporter.tokenizer.pre import cuts_alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,12 +88,18 @@ SAMPLE: tuple[str, ...] = (
 
 
 def prepared(texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:
-    """Return the texts as llama.cpp is to be given them: in NFC where the tokenizer itself normalizes."""
-    return [unicodedata.normalize("NFC", text) if tokenizer.normalizes else text for text in texts]
+    """Return the texts that can be compared, as llama.cpp is to be given them.
+
+    They are in NFC where the tokenizer itself normalizes. Left out are texts that llama.cpp's pre-tokenizer of this
+    name is known to cut in another way; a warning of the tokenizer says so.
+    """
+    pre = str(tokenizer.metadata["tokenizer.ggml.pre"])
+    forms = [unicodedata.normalize("NFC", text) if tokenizer.normalizes else text for text in texts]
+    return [text for text in forms if cuts_alike(pre, text)]
 
 
 def expected_ids(tokenizer_json: Path, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Return the ids that llama.cpp must give for ``prepared`` texts (special tokens parsed, none added).
+    """Return the ids that llama.cpp must give for texts that are ``prepared`` (special tokens parsed, none added).
 
     The ids are those of tokenizer.json. Where GGUF cannot say what it does to the space in front of a text (Metaspace,
     reported among the warnings), they are those of a tokenizer that does what the GGUF says.
@@ -110,7 +117,7 @@ def expected_ids(tokenizer_json: Path, texts: Sequence[str], tokenizer: Tokenize
         backend.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
     known = [text for text, token in tokenizer.split_off.items() if backend.token_to_id(text) == token]
     backend.add_special_tokens([AddedToken(text, normalized=False) for text in known])
-    encoded = [encoding.ids for encoding in backend.encode_batch(prepared(texts, tokenizer), add_special_tokens=False)]
+    encoded = [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
     rows = len(tokenizer.metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
     for text, ids in zip(texts, encoded, strict=True):
         if max(ids, default=0) >= rows:

@@ -126,10 +126,10 @@ def _merge_scores(model: Mapping[str, Any]) -> dict[int, float]:
     solid = [token for token in order if token not in blank]
     if solid != sorted(solid):
         lowest = len(model["merges"])
-        return {token: -float(ranks.get(token, lowest)) for token in vocab.values()}
+        return {token: float(-ranks.get(token, lowest)) for token in vocab.values()}
     first = min(order, default=0)
     last = blank if order != sorted(order) else set()
-    return {token: WHITESPACE_SCORE if token in last else -float(max(token - first, 0)) for token in vocab.values()}
+    return {token: WHITESPACE_SCORE if token in last else float(min(first - token, 0)) for token in vocab.values()}
 
 
 def merge_pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
