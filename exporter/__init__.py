@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exporter.pipeline import Options, export, prepare, verify
+    from exporter.pipeline import Options, export, prepare, verify_files
     from exporter.plan import Plan, build
     from exporter.profiles import Profile, load_profile, profile_names
     from exporter.run import Run, open_run
@@ -25,7 +25,7 @@ _PLACES = {
     "open_source": "exporter.source",
     "prepare": "exporter.pipeline",
     "profile_names": "exporter.profiles",
-    "verify": "exporter.pipeline",
+    "verify_files": "exporter.pipeline",
 }
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "open_source",
     "prepare",
     "profile_names",
-    "verify",
+    "verify_files",
 ]
 
 

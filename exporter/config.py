@@ -24,7 +24,7 @@ ROPE_FIELDS: Mapping[str, Mapping[str, str]] = {
         "factor": "rope_factor",
         "low_freq_factor": "rope_low_freq_factor",
         "high_freq_factor": "rope_high_freq_factor",
-        "original_max_position_embeddings": "rope_original_context",
+        "original_max_position_embeddings": "rope_trained_context",
     },
     "yarn": {
         "factor": "rope_scaling_factor",
@@ -173,6 +173,8 @@ def _value(default: Required, config: Config) -> object:
     match default:
         case SameAs(name):
             return config.get(name)
+        case Ratio(unless=str(name)) if config.get(name) is not None:
+            return config[name]
         case Ratio(over, under):
             return int(_field(config, over)) // int(_field(config, under))
         case AtLayers(layers, then, otherwise):

@@ -141,7 +141,7 @@ def measured(
     return {"measured_on": measured_on_fields(found), "reference": {"kind": kind, **reference_fields(found)}}
 
 
-def verify(reference: str, files: Sequence[Path], options: Options, progress: Progress) -> Document:
+def verify_files(reference: str, files: Sequence[Path], options: Options, progress: Progress) -> Document:
     """Measure GGUF files against a reference: a GGUF file, or a Hugging Face folder that is converted for it.
 
     Returns:

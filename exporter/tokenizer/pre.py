@@ -42,6 +42,7 @@ DEEPSEEK = (
 ).replace('\\"', '"')
 ASCII_CASE = frozenset(("tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"))
 ALL_GAPS = ", keeping what matches"  # the expression matches every character, so it cuts as "isolated" does
+HAN = "split [一-龥ࠀ-一가-퟿]+"
 DIGITS = "digits one by one"
 BYTES = "bytes"
 GPT2 = "bytes, cut as in GPT-2"
@@ -68,6 +69,7 @@ TABLE = (
     Pre("gpt-4o", (GPT4O + ALL_GAPS, BYTES)),
     Pre("llama4", (GPT4O, BYTES), ignore_merges=True),
     Pre("deepseek-v3", (r"split \p{N}{1,3}", "split [一-龥\u3040-ゟ\u30a0-ヿ]+", DEEPSEEK, BYTES)),
+    Pre("deepseek-coder", (r"split [\r\n]", r"split \s?\p{L}+", r"split \s?\p{P}+", HAN, DIGITS, BYTES)),
     Pre("command-r", (DIGITS, GPT2), nfc=True),
     Pre("smollm", (DIGITS, GPT2), nfc=False),
     Pre("olmo", (GPT2,), nfc=True),

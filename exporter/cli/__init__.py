@@ -1,52 +1,23 @@
-"""The commands: the only file that prints, the only one that catches."""
+"""The commands: the only place that prints, the only one that catches."""
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from exporter.cli.options import options, takes
+from exporter.cli.steps import Steps
 from exporter.errors import GgufxError, ProfileError
 
 if TYPE_CHECKING:
-    from exporter.pipeline import Options, Progress
-    from exporter.plan import Plan
+    from collections.abc import Sequence
+
     from exporter.profiles import Profile
     from exporter.report import Document
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-OPTIONS: Mapping[str, Callable[[Command], Command]] = {
-    "quant": click.option("--quant", default="q4_k_m", metavar="LEVEL[,…]", help="Levels, or paths of TOML profiles.", show_default=True),
-    "out": click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder; without it <run>-gguf here."),
-    "base": click.option("--base", metavar="DIR_OR_ID", help="The base model, in place of the one the adapter names."),
-    "base_revision": click.option("--base-revision", metavar="REV", help="Hub revision of the base."),
-    "revision": click.option("--revision", metavar="REV", help="Hub revision of the run."),
-    "text": click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Evaluation text; without it one that comes along."),
-    "chunks": click.option("--chunks", type=click.IntRange(1), metavar="N", help="At most so many windows of 512 tokens (default 40)."),
-    "compat": click.option("--compat", type=click.Choice(["llama.cpp"]), help="llama-perplexity's windows, scoring and encoding."),
-    "no_verify": click.option("--no-verify", is_flag=True, help="Do not measure; the files are proved all the same."),
-    "no_fallback": click.option("--no-fallback", is_flag=True, help="Refuse instead of substituting a type."),
-    "overwrite": click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
-    "threads": click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="Cores to use (default: all)."),
-    "scratch": click.option("--scratch", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR", help="Place for temporary files (default: the output folder)."),
-    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
-    "quiet": click.option("--quiet", is_flag=True, help="No progress on stderr."),
-}  # fmt: skip
-
-
-def takes(*names: str) -> Callable[[Command], Command]:
-    """Give a command some of the options; each means the same wherever it is."""
-
-    def decorate(command: Command) -> Command:
-        for name in reversed(names):
-            command = OPTIONS[name](command)
-        return command
-
-    return decorate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +35,7 @@ def export(run: str, quant: str, out: Path | None, **asked: Any) -> int:  # noqa
     from exporter.pipeline import export as run_export  # noqa: PLC0415  (slow to import)
 
     with Steps(quiet=asked["quiet"]) as steps:
-        document, folder = run_export(run, _profiles(quant), out, options=_options(asked), progress=steps)
+        document, folder = run_export(run, _profiles(quant), out, options=options(asked), progress=steps)
     _print_report(document, as_json=asked["as_json"], where=folder / "report.html")
     return _status(document)
 
@@ -88,7 +59,7 @@ def plan(run: str, quant: str, *, as_json: bool, **asked: Any) -> None:  # noqa:
     from exporter.pipeline import prepare  # noqa: PLC0415
     from exporter.plan.show import as_document, render  # noqa: PLC0415
 
-    _, _, made = prepare(run, _profiles(quant), _options(asked | {"no_verify": True}))
+    _, _, made = prepare(run, _profiles(quant), options(asked | {"no_verify": True}))
     click.echo(json.dumps(as_document(made), indent=2, ensure_ascii=False) if as_json else render(made))
 
 
@@ -98,10 +69,10 @@ def plan(run: str, quant: str, *, as_json: bool, **asked: Any) -> None:  # noqa:
 @takes("text", "chunks", "compat", "threads", "scratch", "quiet", "json")
 def verify(reference: str, files: tuple[Path, ...], **asked: Any) -> int:  # noqa: ANN401
     """Measure GGUF FILES against a REFERENCE: a GGUF file, or a Hugging Face folder."""
-    from exporter.pipeline import verify as run_verify  # noqa: PLC0415
+    from exporter.pipeline import verify_files  # noqa: PLC0415
 
     with Steps(quiet=asked["quiet"]) as steps:
-        document = run_verify(reference, files, _options(asked), steps)
+        document = verify_files(reference, files, options(asked), steps)
     _print_report(document, as_json=asked["as_json"], where=None)
     return _status(document)
 
@@ -154,38 +125,6 @@ def profiles(name: str | None, *, as_json: bool) -> None:
             click.echo(f"{one.name:<8}  {one.default:<5}  {len(one.rules)} rules")
 
 
-class Steps:
-    """How far each step is, on stderr: a bar on a terminal, else a line at each tenth."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bars: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._tenths: dict[str, int] = {}
-
-    def __enter__(self) -> "Progress":
-        if not self._quiet and sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415  (slow to import)
-            from rich.progress import Progress  # noqa: PLC0415
-
-            self._bars = Progress(console=Console(stderr=True), transient=True)
-            self._bars.start()
-        return self._tell
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def _tell(self, step: str, done: int, total: int) -> None:
-        if self._bars is not None:
-            if step not in self._tasks:
-                self._tasks[step] = self._bars.add_task(step, total=total)
-            self._bars.update(self._tasks[step], completed=done, total=total)
-        elif not self._quiet and 10 * done // max(total, 1) > self._tenths.get(step, -1):
-            self._tenths[step] = 10 * done // max(total, 1)
-            click.echo(f"{step}: {10 * self._tenths[step]} %", err=True)
-
-
 def _profiles(quant: str) -> "Sequence[Profile]":
     """The profiles of ``--quant``; ProfileError for one named twice."""
     from exporter.profiles import load_profile  # noqa: PLC0415
@@ -196,26 +135,6 @@ def _profiles(quant: str) -> "Sequence[Profile]":
     if twice or not names:
         raise ProfileError(f"--quant {quant}: {f'{twice[0]} is named twice' if twice else 'names no level'}.")
     return found
-
-
-def _options(asked: Mapping[str, Any]) -> "Options":
-    """The options of a command, as the pipeline takes them."""
-    from exporter.pipeline import Options  # noqa: PLC0415
-
-    return Options(
-        base=asked.get("base"),
-        revision=asked.get("revision"),
-        base_revision=asked.get("base_revision"),
-        text=asked.get("text"),
-        chunks=asked.get("chunks"),
-        mode=asked.get("compat") or "default",
-        threads=asked.get("threads") or 0,
-        scratch=asked.get("scratch"),
-        verify=not asked.get("no_verify"),
-        overwrite=bool(asked.get("overwrite")),
-        fallbacks=not asked.get("no_fallback"),
-        command=("ggufx", *sys.argv[1:]),
-    )
 
 
 def _print_report(document: "Document", *, as_json: bool, where: Path | None) -> None:

@@ -1,0 +1,74 @@
+"""The options: each means the same wherever it is."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from exporter.pipeline import Options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+OPTIONS: Mapping[str, Callable[[Command], Command]] = {
+    "quant": click.option(
+        "--quant", default="q4_k_m", metavar="LEVEL[,…]", help="Levels, or paths of TOML profiles.", show_default=True
+    ),
+    "out": click.option("--out", type=FILE, metavar="DIR", help="Output folder; without it <run>-gguf here."),
+    "base": click.option("--base", metavar="DIR_OR_ID", help="The base model, in place of the one the adapter names."),
+    "base_revision": click.option("--base-revision", metavar="REV", help="Hub revision of the base."),
+    "revision": click.option("--revision", metavar="REV", help="Hub revision of the run."),
+    "text": click.option("--text", type=FILE, metavar="FILE", help="Evaluation text; without it one that comes along."),
+    "chunks": click.option(
+        "--chunks", type=click.IntRange(1), metavar="N", help="At most so many windows of 512 tokens (default 40)."
+    ),
+    "compat": click.option(
+        "--compat", type=click.Choice(["llama.cpp"]), help="llama-perplexity's windows, scoring and encoding."
+    ),
+    "no_verify": click.option("--no-verify", is_flag=True, help="Do not measure; the files are proved all the same."),
+    "no_fallback": click.option("--no-fallback", is_flag=True, help="Refuse instead of substituting a type."),
+    "overwrite": click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
+    "threads": click.option(
+        "--threads", type=click.IntRange(0), default=0, metavar="N", help="Cores to use (default: all)."
+    ),
+    "scratch": click.option(
+        "--scratch", type=FOLDER, metavar="DIR", help="Place for temporary files (default: the output folder)."
+    ),
+    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
+    "quiet": click.option("--quiet", is_flag=True, help="No progress on stderr."),
+}
+
+
+def takes(*names: str) -> Callable[[Command], Command]:
+    """Give a command some of the options; each means the same wherever it is."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = OPTIONS[name](command)
+        return command
+
+    return decorate
+
+
+def options(asked: Mapping[str, Any]) -> "Options":
+    """The options of a command, as the pipeline takes them."""
+    from exporter.pipeline import Options  # noqa: PLC0415
+
+    return Options(
+        base=asked.get("base"),
+        revision=asked.get("revision"),
+        base_revision=asked.get("base_revision"),
+        text=asked.get("text"),
+        chunks=asked.get("chunks"),
+        mode=asked.get("compat") or "default",
+        threads=asked.get("threads") or 0,
+        scratch=asked.get("scratch"),
+        verify=not asked.get("no_verify"),
+        overwrite=bool(asked.get("overwrite")),
+        fallbacks=not asked.get("no_fallback"),
+        command=("ggufx", *sys.argv[1:]),
+    )

@@ -1,0 +1,41 @@
+"""How far each step is, on stderr."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from exporter.pipeline import Progress
+
+
+class Steps:
+    """How far each step is, on stderr: a bar on a terminal, else a line at each tenth."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __enter__(self) -> "Progress":
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415  (slow to import)
+            from rich.progress import Progress  # noqa: PLC0415
+
+            self._bars = Progress(console=Console(stderr=True), transient=True)
+            self._bars.start()
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def _tell(self, step: str, done: int, total: int) -> None:
+        if self._bars is not None:
+            if step not in self._tasks:
+                self._tasks[step] = self._bars.add_task(step, total=total)
+            self._bars.update(self._tasks[step], completed=done, total=total)
+        elif not self._quiet and 10 * done // max(total, 1) > self._tenths.get(step, -1):
+            self._tenths[step] = 10 * done // max(total, 1)
+            click.echo(f"{step}: {10 * self._tenths[step]} %", err=True)
