@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the hashes they are told apart by."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -37,6 +38,21 @@ def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[li
         raise
     for folder in {file.parent for file in files}:
         _flush(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other exports out of a folder. OutputError where one is at work there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise OutputError(f"{folder}: another export is writing to it. Wait for it, or give another --out.") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from exporter.errors import EngineError
 from exporter.merge import Merged
-from exporter.outputs import file_hash, folder_hash, make_folder, replaced_when_done, require_space, scratch_folder
+from exporter.outputs import (
+    file_hash,
+    folder_hash,
+    locked,
+    make_folder,
+    replaced_when_done,
+    require_space,
+    scratch_folder,
+)
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
@@ -65,11 +73,11 @@ def export(
         GgufxError: where the export cannot be made; no file has its name then.
     """
     run, source, plan = prepare(path, profiles, options)
-    folder = (out or Path(f"{run.name}-gguf")).absolute()
+    folder = (out or Path(f"{run.path.name}-gguf")).absolute()
     make_folder(folder)
     hashes = hash_inputs(run, source)
-    earlier = _earlier(folder, run, hashes, options)
-    with scratch_folder(options.scratch or folder) as scratch:
+    earlier = _earlier(folder, (run, hashes), plan, options)
+    with locked(folder), scratch_folder(options.scratch or folder) as scratch:
         files = [folder / output.file for output in plan.outputs[: plan.levels]]
         apart = [scratch / output.file for output in plan.outputs[plan.levels :]]
         require_space(folder, sum(output.bytes for output in plan.outputs[: plan.levels]))
@@ -193,15 +201,19 @@ def _level(file: Path) -> str:
     return str(known.get(number, file.stem))
 
 
-def _earlier(folder: Path, run: Run, hashes: dict[Path, str], options: Options) -> Document | None:
+def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, options: Options) -> Document | None:
     """The report of earlier levels of the same run, if the folder holds one."""
-    asked = {
-        "sha256": read_text(options.text).sha256 if options.verify else None,
-        "mode": options.mode if options.verify else None,
-        "chunks": options.chunks if options.verify else None,
-    }
-    inputs = {"base": hashes[run.base], "adapters": [hashes[adapter.folder] for adapter in run.adapters]}
-    return earlier_report(folder, inputs, asked, overwrite=options.overwrite)
+    run, hashes = inputs
+    asked: dict[str, Any] = {}
+    if options.verify:
+        asked = {"sha256": read_text(options.text).sha256, "mode": options.mode, "chunks": options.chunks}
+        asked["reference"] = plan.reference
+    return earlier_report(
+        folder,
+        {"base": hashes[run.base], "adapters": [hashes[adapter.folder] for adapter in run.adapters]},
+        asked,
+        replaced={output.level for output in plan.outputs[: plan.levels]} if options.overwrite else set(),
+    )
 
 
 def _step(name: str, progress: Progress) -> Callable[[int, int], None]:

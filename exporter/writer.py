@@ -81,7 +81,7 @@ def write(
 
 def _begin(file: Path, size: int) -> int:
     """A new file of the final size, its space reserved so that a full disk shows at once."""
-    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
+    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(sink, 0, size)

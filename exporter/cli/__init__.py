@@ -1,6 +1,7 @@
 """The commands: the only place that prints, the only one that catches."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,7 @@ def _status(document: "Document") -> int:
 
 def main() -> None:
     """Run a command; end with the contract's exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as stop:

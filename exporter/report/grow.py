@@ -12,15 +12,15 @@ FILES = ("report.json", "report.md", "report.html")
 
 
 def earlier_report(
-    folder: Path, inputs: Mapping[str, Any], asked: Mapping[str, Any], *, overwrite: bool
+    folder: Path, inputs: Mapping[str, Any], asked: Mapping[str, Any], *, replaced: set[str]
 ) -> Document | None:
-    """The folder's report, to be grown; None where there is none, or where it is to be replaced.
+    """The folder's report, to be grown; None where there is none, or where all its levels are made again.
 
     Args:
         folder: the output folder.
         inputs: the hashes of base and adapters, as in the report's ``run``.
-        asked: fields of ``measured_on`` that the user fixed.
-        overwrite: whether a report of another run is replaced.
+        asked: the fields of ``measured_on`` that the user fixed, and the kind of the reference.
+        replaced: the levels that are made again.
 
     Raises:
         OutputError: the folder is another run's, or its levels were measured on something else.
@@ -28,24 +28,25 @@ def earlier_report(
     if not (folder / FILES[0]).exists():
         return None
     report = read_report(folder)
+    kept = [level["quant"] for level in report["levels"] if level["quant"] not in replaced]
+    if not kept:
+        return None
     run: Mapping[str, Any] = report.get("run") or {}
-    theirs = {
-        "base": (run.get("base") or {}).get("sha256"),
-        "adapters": [a.get("sha256") for a in run.get("adapters") or []],
-    }
-    if theirs != inputs:
-        if overwrite:
-            return None
+    adapters = [adapter.get("sha256") for adapter in run.get("adapters") or []]
+    if {"base": (run.get("base") or {}).get("sha256"), "adapters": adapters} != inputs:
         raise OutputError(
-            f"{folder}: holds the export of another run, or of other files of this one (report.json names "
-            f"{run.get('path')}). Give another --out, or --overwrite to replace its report."
+            f"{folder}: holds {', '.join(kept)} of another run, or of other files of this one: report.json names "
+            f"{run.get('path')}. Give another --out."
         )
-    measured: Mapping[str, Any] = report.get("measured_on") or {}
+    measured: dict[str, Any] = dict(report.get("measured_on") or {})
+    if measured:
+        reference: Mapping[str, Any] = report.get("reference") or {}
+        measured["reference"] = reference.get("kind")
     for key, value in asked.items():
         if measured and value is not None and measured.get(key) != value:
             raise OutputError(
-                f"{folder}: its levels were measured with {key} {measured.get(key)}, not {value}: figures of one "
-                "report must be comparable. Measure the new levels the same way, or give another --out."
+                f"{folder}: {', '.join(kept)} were measured with {key} {measured.get(key)}, not {value}: figures of "
+                "one report must be comparable. Measure the new levels the same way, or give another --out."
             )
     return report
 
