@@ -70,6 +70,10 @@ SIZES: dict[str, str | Field] = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
 HEAD_DIM: dict[str, str | Field] = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
+GIVEN_HEAD_DIM: dict[str, str | Field] = {  # where it is absent, llama.cpp divides as transformers does
+    "attention.key_length": given("head_dim"),
+    "attention.value_length": given("head_dim"),
+}
 ROPE: dict[str, str | Field] = {
     "rope.freq_base": "rope_theta",
     "rope.scaling.type": given("rope_scaling_type"),
@@ -94,8 +98,15 @@ GEMMA_DEFAULTS: dict[str, Default] = {
     "sliding_window": 4096,
     "query_pre_attn_scalar": 256,
 }
-# What llama.cpp's graphs assume and no metadata key can say.
-QWEN_GRAPH: dict[str, tuple[Required, ...]] = {
+# What llama.cpp's graphs assume and no metadata key can say. Of YaRN's own keys these graphs read none: the betas are
+# 32 and 1, and queries and keys are scaled by 0.1 ln(factor) + 1, as in transformers where attention_factor is absent.
+YARN_GRAPH: dict[str, tuple[Required, ...]] = {
+    "rope_beta_fast": (32.0, None),
+    "rope_beta_slow": (1.0, None),
+    "rope_extrapolation_factor": (1.0, None),
+    "rope_attention_factor": (None,),
+}
+QWEN_GRAPH: dict[str, tuple[Required, ...]] = YARN_GRAPH | {
     "hidden_act": ("silu", None),
     "rope_type": ("default", "linear", "yarn"),
     "use_sliding_window": (False, None),

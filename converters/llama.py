@@ -1,6 +1,19 @@
 """Llama 1 to 3.3, and what shares its graph: Yi, SmolLM2, Vicuna, TinyLlama, CodeLlama, DeepSeek-R1 distills."""
 
-from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, HEAD_DIM, MLP, ROPE, SIZES
+from converters.decoder import (
+    ATTN,
+    DECODER,
+    DEFAULTS,
+    DROPPED,
+    FFN,
+    FFN_NORM,
+    GIVEN_HEAD_DIM,
+    HEAD,
+    MLP,
+    ROPE,
+    SIZES,
+    YARN_GRAPH,
+)
 from converters.rope import llama3_factors
 from converters.spec import Family, Generated, Ratio, Tokens, optional, rope_pairs
 
@@ -27,9 +40,9 @@ LLAMA = Family(
         "blk.{i}.ffn_up.bias": optional(MLP + ".up_proj.bias"),
         "blk.{i}.ffn_down.bias": optional(MLP + ".down_proj.bias"),
     },
-    metadata=SIZES | HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "head_dim"},
-    defaults=DEFAULTS | {"head_dim": Ratio("hidden_size", HEADS)},
-    requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "llama3", "yarn")},
+    metadata=SIZES | GIVEN_HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "rope_dim"},
+    defaults=DEFAULTS | {"rope_dim": Ratio("hidden_size", HEADS, unless="head_dim")},
+    requires=YARN_GRAPH | {"hidden_act": ("silu", None), "rope_type": ("default", "linear", "llama3", "yarn")},
     dropped=DROPPED,
     tokens=Tokens(follows_add_prefix_space=True),
 )

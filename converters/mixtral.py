@@ -7,13 +7,14 @@ from converters.decoder import (
     DROPPED,
     EXPERT_COUNTS,
     FFN_NORM,
+    GIVEN_HEAD_DIM,
     HEAD,
-    HEAD_DIM,
     LAYER,
     MLP,
     ROPE,
     SIZES,
     WINDOW,
+    YARN_GRAPH,
 )
 from converters.spec import Family, Ratio, Tokens, each, part, rope_pairs
 
@@ -46,9 +47,13 @@ MIXTRAL = Family(
         ),
         MOE + ".experts.{e}.w2.weight": (MLP + ".experts.{e}.down_proj.weight", each(MLP + ".experts.down_proj")),
     },
-    metadata=SIZES | HEAD_DIM | ROPE | EXPERT_COUNTS | {"vocab_size": "vocab_size", "rope.dimension_count": "head_dim"},
-    defaults=DEFAULTS | {"head_dim": Ratio("hidden_size", "num_attention_heads")},
-    requires={"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
+    metadata=SIZES
+    | GIVEN_HEAD_DIM
+    | ROPE
+    | EXPERT_COUNTS
+    | {"vocab_size": "vocab_size", "rope.dimension_count": "rope_dim"},
+    defaults=DEFAULTS | {"rope_dim": Ratio("hidden_size", "num_attention_heads", unless="head_dim")},
+    requires=YARN_GRAPH | {"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
     notes=WINDOW,
     dropped=DROPPED,
     tokens=Tokens(follows_add_prefix_space=True),

@@ -1,7 +1,19 @@
 """Qwen 1.5, 2 and 2.5, dense: biases on the attention's inputs, rows of rotation as they are."""
 
-from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, QWEN_GRAPH, ROPE, SIZES
-from converters.spec import Family, given
+from converters.decoder import (
+    ATTN,
+    DECODER,
+    DEFAULTS,
+    DROPPED,
+    FFN,
+    FFN_NORM,
+    GIVEN_HEAD_DIM,
+    HEAD,
+    QWEN_GRAPH,
+    ROPE,
+    SIZES,
+)
+from converters.spec import Family
 
 QWEN2 = Family(
     name="qwen2",
@@ -16,7 +28,7 @@ QWEN2 = Family(
         "blk.{i}.attn_k.bias": ATTN + ".k_proj.bias",
         "blk.{i}.attn_v.bias": ATTN + ".v_proj.bias",
     },
-    metadata=SIZES | ROPE | {"attention.key_length": given("head_dim"), "attention.value_length": given("head_dim")},
+    metadata=SIZES | ROPE | GIVEN_HEAD_DIM,
     defaults=DEFAULTS,
     requires=QWEN_GRAPH,
     dropped=DROPPED,

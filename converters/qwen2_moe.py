@@ -10,13 +10,14 @@ from converters.decoder import (
     EXPERTS,
     FFN_NORM,
     FUSED_EXPERTS,
+    GIVEN_HEAD_DIM,
     HEAD,
     MLP,
     QWEN_GRAPH,
     ROPE,
     SIZES,
 )
-from converters.spec import Family, given
+from converters.spec import Family
 
 QWEN2_MOE = Family(
     name="qwen2_moe",
@@ -39,9 +40,8 @@ QWEN2_MOE = Family(
     metadata=SIZES
     | ROPE
     | EXPERT_COUNTS
+    | GIVEN_HEAD_DIM
     | {
-        "attention.key_length": given("head_dim"),
-        "attention.value_length": given("head_dim"),
         "expert_feed_forward_length": "moe_intermediate_size",
         "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     },

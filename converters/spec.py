@@ -75,6 +75,8 @@ class Ratio:
 
     over: str
     under: str
+    unless: str | None = None
+    """A field that is taken instead where the config has it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Tokens:
     follows_add_prefix_space: bool = False
     """Written as ``add_prefix_space`` of tokenizer_config.json says, where it does."""
     ids: Mapping[str, int] = field(default_factory=dict)
+    """GGUF's word (``prefix``, ``eot``, …) and the id that is always written for it."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""A GGUF file's header: everything before the tensors' data, by gguf-py."""
+"""A GGUF file's header: all that stands before the tensors' data, by version 3 of the format."""
 
-import io
+import struct
 from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING
@@ -9,34 +9,64 @@ if TYPE_CHECKING:
     from exporter.plan.values import Value
 
 ALIGNMENT = 32
+VERSION = 3
+STRING, ARRAY = 8, 9
+# Type of our values -> the format's number of a plain value, of an array's element, and how both are packed.
+NUMBERS = {bool: (7, 7, "?"), int: (4, 5, "I"), float: (6, 6, "f")}
 
 
 def header(metadata: "Mapping[str, Value]", tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
     """The header of a file, padded to where its data begins.
 
     Args:
-        metadata: by full key; an int becomes UINT32, a float FLOAT32, a tuple an array.
+        metadata: by full key; an int becomes UINT32, a float FLOAT32, a tuple an array (of INT32, FLOAT32, …). The
+            architecture comes first, whatever its place.
         tensors: name, shape (rows before columns) and GGML type of each, in file order.
     """
-    import numpy as np  # noqa: PLC0415
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter  # noqa: PLC0415  (slow)
-    from gguf.gguf_writer import WriterState  # noqa: PLC0415
-
-    kinds = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
-    kinds |= {str: GGUFValueType.STRING, tuple: GGUFValueType.ARRAY}
-    writer = GGUFWriter(None, str(metadata["general.architecture"]))
-    for key, value in metadata.items():
-        if key != "general.architecture":
-            writer.add_key_value(key, value, kinds[type(value)])
-    for name, shape, kind in tensors:
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-        writer.add_tensor_info(
-            name, shape, np.dtype(np.float32), prod(shape) // block * size, GGMLQuantizationType[kind]
-        )
-    sink = io.BytesIO()
-    writer.fout, writer.state = [sink], WriterState.EMPTY  # into memory, where the library would open a file
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    data = sink.getvalue()
+    first = {"general.architecture": metadata["general.architecture"]}
+    values = first | dict(metadata)
+    infos = _infos(tensors)
+    pairs = [_text(key) + _value(value) for key, value in values.items()]
+    data = b"".join([b"GGUF", struct.pack("<IQQ", VERSION, len(infos), len(pairs)), *pairs, *infos])
     return data + bytes(-len(data) % ALIGNMENT)
+
+
+def _infos(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> list[bytes]:
+    """Name, dimensions (columns first), type and place of each tensor."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # noqa: PLC0415  (slow to import)
+
+    infos, offset = [], 0
+    for name, shape, kind in tensors:
+        number = GGMLQuantizationType[kind]
+        block, size = GGML_QUANT_SIZES[number]
+        rest = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, offset)
+        infos.append(_text(name) + rest)
+        offset += -(-prod(shape) // block * size // ALIGNMENT) * ALIGNMENT
+    return infos
+
+
+def _text(text: str) -> bytes:
+    """A string: its length in bytes, then UTF-8."""
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value: "Value") -> bytes:
+    """The number of a value's type, then the value."""
+    if isinstance(value, tuple):
+        return struct.pack("<I", ARRAY) + _elements(value)
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _text(value)
+    number, _, code = NUMBERS[type(value)]
+    return struct.pack(f"<I{code}", number, value)
+
+
+def _elements(values: tuple[object, ...]) -> bytes:
+    """An array: its elements' type, their count, the elements. ValueError where they are of several types, or none."""
+    kinds = {type(value) for value in values}
+    if len(kinds) != 1:
+        raise ValueError(f"an array of {len(values)} elements of {len(kinds)} types; GGUF's arrays are of one type")
+    if kinds == {str}:
+        return struct.pack("<IQ", STRING, len(values)) + b"".join(_text(str(value)) for value in values)
+    _, number, code = NUMBERS[kinds.pop()]
+    return struct.pack(f"<IQ{len(values)}{code.lower()}", number, len(values), *values)

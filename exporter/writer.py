@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from math import lcm
 from pathlib import Path
@@ -58,13 +58,9 @@ def write(
     torch.set_num_threads(1)  # the slices are the parallel work; more threads inside each would only wait
     sinks: list[int] = []
     try:
-        for output, file in zip(plan.outputs, files, strict=True):
-            sinks.append(_begin(file, output.bytes))
-            os.pwrite(
-                sinks[-1],
-                header(output.metadata, [(job.tensor, job.shape, job.types[len(sinks) - 1]) for job in plan.jobs]),
-                0,
-            )
+        for k, (output, file) in enumerate(zip(plan.outputs, files, strict=True)):
+            tensors = [(job.tensor, job.shape, job.types[k]) for job in plan.jobs]
+            sinks.append(_begin(file, header(output.metadata, tensors), output.bytes))
         starts = [output.header_bytes for output in plan.outputs]
         _run(plan, threads, progress, lambda piece: _do(piece, source, sinks, starts))
         for sink in sinks:
@@ -79,14 +75,15 @@ def write(
             os.close(sink)
 
 
-def _begin(file: Path, size: int) -> int:
-    """A new file of the final size, its space reserved so that a full disk shows at once."""
-    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+def _begin(file: Path, head: bytes, size: int) -> int:
+    """A new file of the final size with its header, its space reserved so that a full disk shows at once."""
+    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(sink, 0, size)
         else:
             os.ftruncate(sink, size)
+        _put(sink, memoryview(head), 0)
     except OSError:
         os.close(sink)
         raise
@@ -98,20 +95,24 @@ def _run(plan: "Plan", threads: int, progress: Callable[[int, int], None], work:
     total = sum(job.weights for job in plan.jobs)
     done = 0
     with ThreadPoolExecutor(threads) as pool:
-        pending: set[Future[int]] = set()
         try:
-            for piece in slices(plan.jobs):
-                pending.add(pool.submit(work, piece))
-                if len(pending) > 2 * threads:
-                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    done += sum(future.result() for future in finished)
-                    progress(done, total)
-            for future in pending:
-                done += future.result()
+            for numbers in _ahead(pool, 2 * threads, work, slices(plan.jobs)):
+                done += numbers
                 progress(done, total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _ahead(pool: ThreadPoolExecutor, most: int, work: Callable[[Slice], int], pieces: Iterator[Slice]) -> Iterator[int]:
+    """What the work on each piece gives, as it finishes; so many pieces are handed out at a time."""
+    pending: set[Future[int]] = set()
+    for piece in pieces:
+        pending.add(pool.submit(work, piece))
+        if len(pending) > most:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in finished)
+    yield from (future.result() for future in as_completed(pending))
 
 
 def slices(jobs: Sequence["Job"]) -> Iterator[Slice]:
@@ -143,7 +144,7 @@ def _do(piece: Slice, source: "Merged", sinks: Sequence[int], starts: Sequence[i
             made[kind] = quantize(kind, rows)
         per_row = made[kind].nbytes // rows.shape[0]
         before = piece.start + piece.part * (job.shape[-2] if len(job.shape) > 1 else 0)
-        _put(sinks[k], made[kind], starts[k] + job.offsets[k] + (before * per_row if len(job.shape) > 1 else 0))
+        _put(sinks[k], made[kind].data, starts[k] + job.offsets[k] + (before * per_row if len(job.shape) > 1 else 0))
     return rows.size
 
 
@@ -188,9 +189,8 @@ def _check(job: "Job", rows: NDArray[np.float32]) -> None:
         )
 
 
-def _put(sink: int, data: NDArray[np.uint8], offset: int) -> None:
+def _put(sink: int, rest: memoryview, offset: int) -> None:
     """Write all bytes at a place of a file."""
-    rest = memoryview(data.data)
     while rest.nbytes:
         written = os.pwrite(sink, rest, offset)
         rest, offset = rest[written:], offset + written

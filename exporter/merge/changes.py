@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
 from exporter.merge.lora import check_config, rank_and_scale
 
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from exporter.run import Adapter
 
 PREFIX = "base_model.model."
 EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -22,6 +20,9 @@ FACTORS = {
     ".lora_embedding_A": "embedding_a",
     ".lora_embedding_B": "embedding_b",
 }
+# Which part of a change is a whole tensor that PEFT saves of a module, by what it puts after the module's name. With
+# save_embedding_layers, or a resized vocabulary, it saves all that its wrappers hold.
+WHOLE = {"": "saved", ".modules_to_save": "copy", ".base_layer": "base", ".original_module": "original"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Change:
     weight: str
     replaced_by: str | None = None
     factors: Factors | None = None
+    copy: str | None = None
+    """The same tensor as ``replaced_by``, saved once more."""
+    origin: str | None = None
+    """What the base held when training began, where that was saved too: of other rows if the vocabulary was resized."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Changes:
 
 
 UNCHANGED = Changes()
+_Adapter = tuple[Mapping[str, object], Mapping[str, tuple[int, ...]], "Path"]
+"""An adapter's configuration, its tensors' shapes, and its file."""
 
 
 def read_changes(
@@ -78,17 +85,14 @@ def read_changes(
     left_out = []
     for name in shapes:
         module, slot = _slot(name, config, path)
-        weight = spell(module if slot == "replaced_by" else f"{module}.weight")
+        weight = spell(module if slot in WHOLE.values() else f"{module}.weight")
         if weight is None:
             left_out.append(name)
         elif slot in slots.setdefault(weight, {}):
             raise MergeError(f"{path}: {weight} has two tensors for one place: {slots[weight][slot]} and {name}.")
         else:
             slots[weight][slot] = name
-    changes = {
-        weight: Change(weight, names.get("replaced_by"), _factors(names, config, shapes, path))
-        for weight, names in slots.items()
-    }
+    changes = {weight: _change(weight, names, (config, shapes, path)) for weight, names in slots.items()}
     return Changes(changes, len(shapes), tuple(left_out))
 
 
@@ -101,27 +105,55 @@ def _slot(name: str, config: Mapping[str, object], path: "Path") -> tuple[str, s
         if inner.endswith(ending):
             return inner.removesuffix(ending), slot
     module, _, parameter = inner.rpartition(".")
-    saved = config.get("modules_to_save")
-    kept = (*EMBEDDINGS, *(saved if isinstance(saved, list) else ()))
-    base = module.removesuffix(".base_layer")
-    if base != module or any(base == entry or base.endswith(f".{entry}") for entry in kept):
-        return f"{base}.{parameter}", "replaced_by"
+    ending = next((ending for ending in WHOLE if ending and module.endswith(ending)), "")
+    module = module.removesuffix(ending)
+    if parameter in {"weight", "bias"} and "lora_" not in inner and (ending or _is_saved(module, config)):
+        return f"{module}.{parameter}", WHOLE[ending]
     raise MergeError(
         f"{path}: the tensor {name} is of a kind that is not merged: neither lora_A nor lora_B, nor of a module in "
         "modules_to_save. The run is refused, since leaving it out would change the model. Merge it with PEFT first."
     )
 
 
-def _factors(
-    names: Mapping[str, str], config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], path: "Path"
-) -> Factors | None:
+def _is_saved(module: str, config: Mapping[str, object]) -> bool:
+    """Whether PEFT keeps a copy of a module: an embedding, or it or one around it is of ``modules_to_save``.
+
+    An entry there means every module whose name ends so, with or without a dot before it (PEFT's ``_set_trainable``).
+    """
+    entries = config.get("modules_to_save")
+    saved = tuple(map(str, entries)) if isinstance(entries, list) else ()
+    parts = module.split(".")
+    around = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return parts[-1] in EMBEDDINGS or any(name.endswith(saved) for name in around)
+
+
+def _change(weight: str, names: Mapping[str, str], adapter: "_Adapter") -> Change:
+    """The change that an adapter's tensors of one weight make together; MergeError where they contradict each other."""
+    whole = [names[slot] for slot in ("saved", "copy", "base") if slot in names]
+    factors = _factors({slot: name for slot, name in names.items() if slot not in WHOLE.values()}, adapter)
+    if ("base" in names and len(whole) > 1) or (factors and "copy" in names):
+        raise MergeError(f"{adapter[2]}: {weight} has two tensors for one place: {' and '.join(names.values())}.")
+    if not whole and "original" in names:
+        raise MergeError(
+            f"{adapter[2]}: {names['original']} is what was there before training; what training made of it is not in "
+            "the file. Save the adapter again."
+        )
+    copy = whole[1] if len(whole) > 1 else None
+    return Change(weight, whole[0] if whole else None, factors, copy, names.get("base", names.get("original")))
+
+
+def _factors(given: Mapping[str, str], adapter: "_Adapter") -> Factors | None:
     """The pair of one weight with its scale; MergeError for half a pair, or a rank that is not the configured one."""
-    embedding = "embedding_a" in names or "embedding_b" in names
-    a, b = (names.get(f"embedding_{key}" if embedding else key) for key in "ab")
-    if a is None and b is None:
+    config, shapes, path = adapter
+    if not given:
         return None
-    if a is None or b is None:
-        raise MergeError(f"{path}: {a or b} has no counterpart: lora_A and lora_B go together. Save the adapter again.")
+    embedding = "embedding_a" in given or "embedding_b" in given
+    a, b = (given.get(f"embedding_{key}" if embedding else key) for key in "ab")
+    if a is None or b is None or len(given) > 2:  # noqa: PLR2004  (a pair)
+        raise MergeError(
+            f"{path}: {' and '.join(given.values())} of one weight: one has no counterpart, for lora_A and lora_B (or "
+            "lora_embedding_A and _B) go together. Save the adapter again."
+        )
     module = a.removeprefix(PREFIX).rpartition(".lora_")[0]
     rank, scale = rank_and_scale(config, module, path)
     if 0 in (*shapes[a], *shapes[b]):
@@ -135,33 +167,3 @@ def _factors(
             "(r, rank_pattern). The two files are of different runs."
         )
     return Factors(a, b, scale, embedding)
-
-
-def check_fit(
-    changes: Changes, shapes: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]], adapter: "Adapter"
-) -> None:
-    """MergeError where a change is of a weight the base does not have, or of another shape.
-
-    An embedding or head that is replaced may have other rows than the base's: its vocabulary was resized.
-    """
-    for change in changes.by_weight.values():
-        shape = base.get(change.weight) or (base.get(EMBEDDING) if change.weight == HEAD else None)
-        found: tuple[int, ...] = ()
-        if change.replaced_by is not None:
-            found = shapes[change.replaced_by]
-            resized = shape and change.weight in (EMBEDDING, HEAD) and found[1:] == shape[1:]
-            shape = found if resized else shape
-        if change.factors is not None and (not found or found == shape):
-            a, b = shapes[change.factors.a], shapes[change.factors.b]
-            found = (a[-1], b[0]) if change.factors.embedding else (b[0], a[-1])
-        if found != shape:
-            was = "does not have it" if shape is None else f"has {_by(shape)} there"
-            raise MergeError(
-                f"{adapter.weights}: the adapter changes {change.weight} as {_by(found)}, the base model {was}. It was "
-                f"trained on another base: adapter_config.json names {adapter.config.get('base_model_name_or_path')}. "
-                "Give that one with --base."
-            )
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape)

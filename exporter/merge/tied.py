@@ -1,9 +1,10 @@
 """Whether the finished head is the finished embedding: decided by the tensors, not by the config's flag."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.merge.changes import UNCHANGED, Change, Changes
+from exporter.merge.changes import Change, Changes, Factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,40 +17,68 @@ if TYPE_CHECKING:
 ROWS = 4096
 
 
-def is_tied(
-    base: "Checkpoint", adapter: "TensorFiles | None" = None, changes: Changes = UNCHANGED, *, ensured: bool = False
-) -> bool:
-    """True where the base has no head or an equal one, and training changed neither of the two, or both alike.
-
-    Both alike: PEFT kept them tied (``ensured``: ``ensure_weight_tying`` on a base that is tied), or it replaced both
-    with equal tensors. A change of one only, or LoRA on both without the option, unties them.
-    """
+def base_is_tied(base: "Checkpoint") -> bool:
+    """True where the base has no head, or one that equals its embedding; compares up to the first difference."""
     shapes = base.shapes()
-    if HEAD in shapes and not _equal(shapes[HEAD], shapes[EMBEDDING], _reader(base, HEAD), _reader(base, EMBEDDING)):
-        return False
+    return HEAD not in shapes or _equal(
+        shapes[HEAD], shapes[EMBEDDING], lambda *rows: base.read(HEAD, *rows), lambda *rows: base.read(EMBEDDING, *rows)
+    )
+
+
+def share_origin(changes: Changes) -> Changes:
+    """The changes of an adapter on a tied base, what one of the two matrices held before training given to the other.
+
+    It was one storage, and PEFT saves it only with the matrix that was trained. Where the other one is replaced, or was
+    saved too, nothing changes.
+    """
+    found = {name: changes.by_weight.get(name, Change(name)) for name in (EMBEDDING, HEAD)}
+    for name, change in found.items():
+        other = found[HEAD if name == EMBEDDING else EMBEDDING]
+        if change.replaced_by is None and other.origin is not None:
+            shared = replace(change, replaced_by=other.origin, origin=other.origin)
+            return replace(changes, by_weight={**changes.by_weight, name: shared})
+    return changes
+
+
+def is_tied(changes: Changes, adapter: "TensorFiles") -> bool:
+    """True where training changed neither embedding nor head of a tied base, or both alike.
+
+    Both alike: replaced by equal tensors, or given one product: PEFT's ``ensure_weight_tying`` stores the embedding's
+    two factors again for the head, exchanged and turned. A change of one only, or different ones, unties them.
+    """
     embedding, head = changes.by_weight.get(EMBEDDING), changes.by_weight.get(HEAD)
-    if (embedding is None and head is None) or ensured:
-        return True
-    return _replaced_alike(embedding, head, adapter)
+    if embedding is None or head is None:
+        return embedding is head
+    return _replaced_alike(embedding, head, adapter) and _added_alike(embedding.factors, head.factors, adapter)
 
 
-def _replaced_alike(embedding: Change | None, head: Change | None, adapter: "TensorFiles | None") -> bool:
-    """Whether both were replaced, by equal tensors, and nothing was added to either."""
-    if embedding is None or head is None or adapter is None or embedding.factors or head.factors:
-        return False
-    one, other = embedding.replaced_by, head.replaced_by
-    if one is None or other is None:
-        return False
-    shapes = adapter.tensors[one].shape, adapter.tensors[other].shape
+def equal_tensors(one: str, other: str, adapter: "TensorFiles") -> bool:
+    """Whether two tensors of an adapter are equal."""
     return _equal(
-        *shapes,
+        adapter.tensors[one].shape,
+        adapter.tensors[other].shape,
         lambda start, stop: adapter.read(one, (slice(start, stop),)),
         lambda start, stop: adapter.read(other, (slice(start, stop),)),
     )
 
 
-def _reader(base: "Checkpoint", name: str) -> "Callable[[int, int], torch.Tensor]":
-    return lambda start, stop: base.read(name, start, stop)
+def _replaced_alike(one: Change, other: Change, adapter: "TensorFiles") -> bool:
+    """Whether neither was replaced, or both by equal tensors."""
+    if one.replaced_by is None or other.replaced_by is None:
+        return one.replaced_by is other.replaced_by
+    return equal_tensors(one.replaced_by, other.replaced_by, adapter)
+
+
+def _added_alike(embedding: Factors | None, head: Factors | None, adapter: "TensorFiles") -> bool:
+    """Whether nothing was added to either, or the same product to both."""
+    if embedding is None or head is None:
+        return embedding is head
+    pairs = (embedding.a, head.b), (embedding.b, head.a)
+    return embedding.scale == head.scale and all(
+        adapter.tensors[one].shape == adapter.tensors[other].shape[::-1]
+        and adapter.read(one, (slice(None),)).T.equal(adapter.read(other, (slice(None),)))
+        for one, other in pairs
+    )
 
 
 def _equal(

@@ -92,7 +92,7 @@ class Merged:
         if change.replaced_by is not None:
             finished = self._adapter.read(change.replaced_by, (slice(start, stop),))
         if change.factors is not None:
-            finished = finished + _product(change.factors, self._adapter, start, stop)
+            finished = _product(change.factors, self._adapter, start, stop).add_(finished)
         self._note(name, start, before, finished)
         return finished
 
@@ -116,8 +116,8 @@ def _product(factors: Factors, adapter: "TensorFiles", start: int, stop: int) ->
     rows, everything = slice(start, stop), slice(None)
     a = adapter.read(factors.a, (everything, rows if factors.embedding else everything))
     b = adapter.read(factors.b, (everything if factors.embedding else rows, everything))
-    product = b @ a
-    return (product.T if factors.embedding else product) * factors.scale
+    product = (b @ a).mul_(factors.scale)
+    return product.T if factors.embedding else product
 
 
 def _squared(values: "torch.Tensor") -> float:

@@ -12,7 +12,7 @@ from exporter.plan.metadata import general, identify, of_model
 from exporter.plan.tensors import Tensor, lay_out
 from exporter.plan.values import Job, Output, Plan, Value, padded, row_bytes
 from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
-from exporter.tokenizer import TokenizerFacts, read_tokenizer
+from exporter.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from exporter.run import Run
@@ -52,9 +52,7 @@ def build(
     """
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors = lay_out(run.family, config, shapes)
-    tokens = run.family.tokens
-    fixed = TokenizerFacts(tokens.add_space_prefix, tokens.follows_add_prefix_space, dict(tokens.ids))
-    tokenizer = read_tokenizer(run.tokenizer_files, config, shapes[EMBEDDING][0], fixed)
+    tokenizer = read_tokenizer(run.tokenizer_files, config, shapes[EMBEDDING][0], run.family.tokens)
     reference = _reference(profiles, dtypes) if wishes.measured else None
     extra = reference is not None and reference not in [profile.name for profile in profiles]
     everything = [*profiles, load_profile(reference)] if extra and reference else list(profiles)

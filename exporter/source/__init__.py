@@ -4,12 +4,22 @@ from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError, SourceError
-from exporter.merge import Merged, check_fit, is_tied, read_changes
+from exporter.merge import (
+    Merged,
+    base_is_tied,
+    check_copies,
+    check_effect,
+    check_fit,
+    is_tied,
+    read_changes,
+    share_origin,
+)
 from exporter.source.checkpoint import open_checkpoint
 from exporter.source.files import open_file, open_model
 from exporter.source.names import our_name
 
 if TYPE_CHECKING:
+    from exporter.merge import Changes
     from exporter.run import Adapter, Run
     from exporter.source.checkpoint import Checkpoint
 
@@ -26,7 +36,7 @@ def open_source(run: "Run") -> Merged:
         raise SourceError(
             f"{run.base}: holds no {EMBEDDING}. The checkpoint is incomplete, or of another architecture."
         )
-    source = Merged(base, tied=is_tied(base)) if not run.adapters else _with_adapter(base, run.adapters[0], run)
+    source = Merged(base, tied=base_is_tied(base)) if not run.adapters else _with_adapter(base, run.adapters[0], run)
     _check_head(source, run)
     return source
 
@@ -36,19 +46,46 @@ def _with_adapter(base: "Checkpoint", adapter: "Adapter", run: "Run") -> Merged:
     tensors = open_file(adapter.weights)
     shapes = {name: stored.shape for name, stored in tensors.tensors.items()}
     changes = read_changes(adapter.config, shapes, lambda name: our_name(name, run.family), adapter.weights)
-    if not changes.by_weight:
-        raise MergeError(f"{adapter.weights}: the adapter changes nothing of the exported model. Check the run.")
+    flag = run.config.get("tie_word_embeddings")
+    if adapter.config.get("ensure_weight_tying") and flag:
+        _check_ensured(changes, adapter)
+    tied = base_is_tied(base) and (HEAD in base.shapes() or flag is not False)
+    changes = share_origin(changes) if tied else changes
     check_fit(changes, shapes, base.shapes(), adapter)
-    ensured = bool(adapter.config.get("ensure_weight_tying") and run.config.get("tie_word_embeddings"))
-    return Merged(base, tensors, changes, tied=is_tied(base, tensors, changes, ensured=ensured))
+    check_effect(changes, tensors, adapter.weights)
+    check_copies(changes, tensors, adapter.weights)
+    return Merged(base, tensors, changes, tied=tied and is_tied(changes, tensors))
+
+
+def _check_ensured(changes: "Changes", adapter: "Adapter") -> None:
+    """MergeError where embedding and head are to be tied, but the file changes one of them only.
+
+    PEFT stores both; a version that cannot tie them stores, and trains, the one that was targeted.
+    """
+    changed = [name for name in (EMBEDDING, HEAD) if name in changes.by_weight]
+    if len(changed) == 1:
+        raise MergeError(
+            f"{adapter.weights}: adapter_config.json says ensure_weight_tying, but the file changes only {changed[0]}, "
+            f"so it is unclear whether {EMBEDDING} and {HEAD} were trained as one. Save the run with a PEFT that "
+            "stores both, or, if only the one was trained, set ensure_weight_tying to false."
+        )
 
 
 def _check_head(source: Merged, run: "Run") -> None:
     """Refuse a head that the family's graph cannot hold, and a model that lost the head it needs."""
-    if source.tied and HEAD not in source.stored() and run.config.get("tie_word_embeddings") is False:
+    change = source.changes.by_weight.get(HEAD)
+    lacking = HEAD not in source.stored() and (change is None or change.replaced_by is None)
+    if lacking and run.config.get("tie_word_embeddings") is False:
         raise SourceError(
             f"{run.base}: holds no {HEAD}, and config.json says that it is not the embedding (tie_word_embeddings is "
             "false). The checkpoint is incomplete: save it again with its head."
+        )
+    shapes = source.shapes()
+    if run.adapters and shapes.get(HEAD, shapes[EMBEDDING]) != shapes[EMBEDDING]:
+        raise MergeError(
+            f"{run.adapters[0].weights}: the embedding is {list(shapes[EMBEDDING])}, the head {list(shapes[HEAD])}: "
+            "the vocabulary was resized, and only one of the two was saved. Save the adapter again with "
+            "save_embedding_layers=True, or with both in modules_to_save."
         )
     if not source.tied and run.family.head == "never":
         raise MergeError(

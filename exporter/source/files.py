@@ -64,9 +64,15 @@ def open_model(folder: Path) -> TensorFiles:
     """The tensors of a model folder. SourceError for a missing shard, a truncated file, or an index that disagrees."""
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{suffix}.index.json"
-        if index.exists():
-            return TensorFiles(_indexed(index))
         single = folder / f"{stem}.{suffix}"
+        if index.exists():
+            tensors = _indexed(index)
+            if single.exists() and single not in {stored.file for stored in tensors.values()}:
+                raise SourceError(
+                    f"{folder}: holds {single.name}, and {index.name} that names other files: two saves in one folder. "
+                    "Remove the older one."
+                )
+            return TensorFiles(tensors)
         if single.exists():
             return TensorFiles(_headers(single))
         shards = sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))
@@ -76,8 +82,14 @@ def open_model(folder: Path) -> TensorFiles:
 
 
 def open_file(file: Path) -> TensorFiles:
-    """The tensors of one file."""
-    return TensorFiles(_headers(file))
+    """The tensors of one file. SourceError for one of a type that is not read."""
+    tensors = _headers(file)
+    for name, stored in tensors.items():
+        if stored.dtype not in FLOATS:
+            raise SourceError(
+                f"{file}: {name} is stored as {stored.dtype}; only {', '.join(FLOATS)} are read. Save it in float32."
+            )
+    return TensorFiles(tensors)
 
 
 def _shards(files: list[Path]) -> dict[str, Stored]:

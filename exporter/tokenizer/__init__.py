@@ -12,32 +12,34 @@ from exporter.errors import TokenizerError
 from exporter.tokenizer import spm, template
 from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
 from exporter.tokenizer.pre import ASCII_CASE, normalizes, pre_tokenizer
-from exporter.tokenizer.special import KINDS, Specials, end_of_turn_id, read_specials, stop_ids, stop_warnings
+from exporter.tokenizer.special import (
+    KINDS,
+    Specials,
+    end_of_turn_id,
+    read_specials,
+    stop_ids,
+    stop_warnings,
+    taken_for_special,
+)
 from exporter.tokenizer.vocab import Vocabulary, fit, read_vocabulary, tokens_and_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Tokenizer", "TokenizerFacts", "find_tokenizer_files", "read_tokenizer"]
+    from converters.spec import Tokens
+
+__all__ = ["Tokenizer", "find_tokenizer_files", "read_tokenizer"]
 
 GGML = "tokenizer.ggml."
 NFC_WARNING = "The tokenizer normalizes to NFC, llama.cpp does not: 'e\\u0301' gives other ids than 'é'."
+TAKEN_WARNING = "llama.cpp takes these ordinary tokens for the end of a text or the like, by their spelling: "
 CASE_WARNING = (
     "llama.cpp's pre-tokenizer of this name keeps combining marks out of words and knows case in A to Z only: "
     "'नमस्ते', 'สวัสดี' or 'HÄUSER' become other tokens than in training. Such texts are left out of the proof of ids."
 )
 
 Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class TokenizerFacts:
-    """What a family knows of its tokenizers and no file says."""
-
-    add_space_prefix: bool | None = None  # always write this
-    follows_add_prefix_space: bool = False  # write what tokenizer_config.json's add_prefix_space says, if it does
-    ids: dict[str, int] = field(default_factory=dict)  # GGUF's word ("prefix", "eot", …) -> id, always written
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Tokenizer:
     normalizes: bool  # tokenizer.json applies NFC, llama.cpp does not
     warnings: tuple[str, ...]
     sources: Mapping[str, str]  # "eos" -> "tokenizer_config.json"; also "chat_template", "scores"
-    split_off: Mapping[str, int] = field(default_factory=dict)  # added tokens that tokenizer.json does not know as such
+    split_off: Mapping[str, int] = field(default_factory=dict)  # what llama.cpp splits off, tokenizer.json does not
 
 
 def read_tokenizer(
-    files: Mapping[str, Path], config: Mapping[str, object], rows: int, facts: TokenizerFacts, *, pre: str | None = None
+    files: Mapping[str, Path], config: Mapping[str, object], rows: int, facts: Tokens, *, pre: str | None = None
 ) -> Tokenizer:
     """Read a run's tokenizer.
 
@@ -80,19 +82,29 @@ def read_tokenizer(
         head, warnings = _sentencepiece(read, vocabulary, rows, facts)
     ends, end_warnings = _ends(read, config, vocabulary, specials)
     normal = byte_level and normalizes(read.spec)
-    notes = [*_stripping(vocabulary), *([NFC_WARNING] if normal else [])]
-    notes += [CASE_WARNING] if head[GGML + "pre"] in ASCII_CASE else []
+    taken = taken_for_special(vocabulary)
+    notes = _limits(vocabulary, taken, str(head[GGML + "pre"]), normal=normal)
     return Tokenizer(
         metadata=head | _special_keys(specials, ends, facts) | template.template_metadata(read.templates),
         normalizes=normal,
         warnings=(*vocabulary.warnings, *specials.warnings, *warnings, *end_warnings, *notes),
         sources=_sources(read, specials),
-        split_off={added.text: token for token, added in vocabulary.added.items() if added.source != "tokenizer.json"},
+        split_off=taken | {item.text: n for n, item in vocabulary.added.items() if item.source != "tokenizer.json"},
     )
 
 
-def _special_keys(specials: Specials, ends: dict[str, int], facts: TokenizerFacts) -> dict[str, Value]:
-    ids = {KINDS[kind]: token for kind, token in specials.ids.items()} | ends | facts.ids
+def _limits(vocabulary: Vocabulary, taken: Mapping[str, int], pre: str, *, normal: bool) -> list[str]:
+    """Say what llama.cpp cannot do as tokenizer.json does."""
+    return [
+        *_stripping(vocabulary),
+        *([NFC_WARNING] if normal else []),
+        *([TAKEN_WARNING + ", ".join(taken)] if taken else []),
+        *([CASE_WARNING] if pre in ASCII_CASE else []),
+    ]
+
+
+def _special_keys(specials: Specials, ends: dict[str, int], facts: Tokens) -> dict[str, Value]:
+    ids = {KINDS[kind]: token for kind, token in specials.ids.items()} | ends | dict(facts.ids)
     keys: dict[str, Value] = {f"{GGML}{kind}_token_id": token for kind, token in ids.items()}
     return keys | {f"{GGML}add_{kind}_token": value for kind, value in specials.flags.items()}
 
@@ -129,7 +141,7 @@ def _byte_level(
 
 
 def _sentencepiece(
-    files: TokenizerFiles, vocabulary: Vocabulary, rows: int, facts: TokenizerFacts
+    files: TokenizerFiles, vocabulary: Vocabulary, rows: int, facts: Tokens
 ) -> tuple[dict[str, Value], list[str]]:
     pieces = spm.read_pieces(files.model) if files.model is not None else None
     if pieces is not None and files.model is not None:
@@ -158,7 +170,7 @@ def _sentencepiece(
     return head, [*warnings, *prefix_warnings, *spm.added_warnings(vocabulary, types, prefix=prefix)]
 
 
-def _prefix_key(files: TokenizerFiles, facts: TokenizerFacts) -> dict[str, Value]:
+def _prefix_key(files: TokenizerFiles, facts: Tokens) -> dict[str, Value]:
     value = facts.add_space_prefix
     if value is None and facts.follows_add_prefix_space:
         value = files.config.get("add_prefix_space")

@@ -90,10 +90,11 @@ def pre_tokenizer(spec: Mapping[str, Any]) -> str:
     for row in TABLE:
         if row.steps == found and row.ignore_merges in {None, merges} and row.nfc in {None, nfc}:
             return row.name
-    nearest = max(TABLE, key=lambda row: difflib.SequenceMatcher(None, "\n".join(row.steps), "\n".join(found)).ratio())
+    shown = _lines(found, ignore_merges=merges)
+    nearest = max(TABLE, key=lambda row: _likeness(shown, _lines(row.steps, ignore_merges=row.ignore_merges)))
     raise TokenizerError(
         "tokenizer.json: llama.cpp has no pre-tokenizer that is known to cut words like this one.\n"
-        f"Found:\n{_lines(found, ignore_merges=merges)}\n"
+        f"Found:\n{shown}\n"
         f"Nearest known, {nearest.name}:\n{_lines(nearest.steps, ignore_merges=nearest.ignore_merges)}\n"
         "If another name fits, give it with --pre NAME (the names stand in llama.cpp's src/llama-vocab.cpp); "
         "the proof of token ids then decides."
@@ -151,6 +152,10 @@ def _split(item: Mapping[str, Any]) -> str:
     behaviour = (str(item.get("behavior")), bool(item.get("invert")))
     suffixes = {("Isolated", False): "", ("Removed", True): ALL_GAPS}
     return f"split {text}" + suffixes.get(behaviour, f", {behaviour[0]}, invert={behaviour[1]}")
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _lines(found: tuple[str, ...], *, ignore_merges: bool | None) -> str:

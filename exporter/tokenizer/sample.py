@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers, pre_tokenizers
 
 from exporter.errors import TokenizerError
 from exporter.tokenizer.pre import cuts_alike
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from exporter.tokenizer import Tokenizer
@@ -98,8 +99,8 @@ def prepared(texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:
     return [text for text in forms if cuts_alike(pre, text)]
 
 
-def expected_ids(tokenizer_json: Path, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Return the ids that llama.cpp must give for texts that are ``prepared`` (special tokens parsed, none added).
+def expected_ids(tokenizer_json: Path, texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Return the ids that llama.cpp must give for each of the `prepared` texts (special tokens parsed, none added).
 
     The ids are those of tokenizer.json. Where GGUF cannot say what it does to the space in front of a text (Metaspace,
     reported among the warnings), they are those of a tokenizer that does what the GGUF says.
@@ -107,7 +108,7 @@ def expected_ids(tokenizer_json: Path, texts: Sequence[str], tokenizer: Tokenize
     Raises:
         TokenizerError: A text holds a token that has no row in the embedding.
     """
-    backend = Backend.from_file(str(tokenizer_json))
+    backend = _backend(tokenizer_json, tokenizer.split_off)
     backend.no_truncation()  # saved by trainers with the tokenizer
     backend.no_padding()
     if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
@@ -115,13 +116,24 @@ def expected_ids(tokenizer_json: Path, texts: Sequence[str], tokenizer: Tokenize
         prefix = tokenizer.metadata.get("tokenizer.ggml.add_space_prefix", True)
         first = [normalizers.Prepend("▁")] if prefix else []
         backend.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
-    known = [text for text, token in tokenizer.split_off.items() if backend.token_to_id(text) == token]
-    backend.add_special_tokens([AddedToken(text, normalized=False) for text in known])
-    encoded = [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
+    given = prepared(texts, tokenizer)
+    encoded = [encoding.ids for encoding in backend.encode_batch(given, add_special_tokens=False)]
     rows = len(tokenizer.metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
-    for text, ids in zip(texts, encoded, strict=True):
+    for text, ids in zip(given, encoded, strict=True):
         if max(ids, default=0) >= rows:
             raise TokenizerError(
-                f"{text!r} holds token {max(ids)}, but the embedding has {rows} rows: use another text."
+                f"{text[:60]!r} holds token {max(ids)}, but the embedding has {rows} rows: use another text."
             )
     return encoded
+
+
+def _backend(path: Path, split_off: Mapping[str, int]) -> Backend:
+    """Load tokenizer.json, with the added tokens that only other files name."""
+    if not split_off:
+        return Backend.from_file(str(path))
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    new = {token: text for text, token in split_off.items()}
+    spec["model"]["vocab"] = {new.get(token, text): token for text, token in spec["model"]["vocab"].items()}
+    flags = dict.fromkeys(("normalized", "lstrip", "rstrip", "single_word"), False)
+    spec["added_tokens"] += [{"id": token, "content": new[token], "special": True, **flags} for token in sorted(new)]
+    return Backend.from_str(json.dumps(spec))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from exporter.tokenizer.files import TokenizerFiles
+    from exporter.tokenizer.vocab import Vocabulary
 
 # transformers' word -> GGUF's, which spells "seperator" so.
 KINDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
@@ -27,6 +28,16 @@ KNOWN_ENDS = frozenset(
         *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
         *("<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "[e~["),
         *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>"),  # noqa: RUF001
+    )
+)
+# It also makes control tokens of these, for filling in the middle.
+KNOWN_FILLERS = frozenset(
+    (
+        *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>"),
+        *("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>"),
+        *("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>"),
+        *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|file_sep|>", "<｜fim▁begin｜>"),  # noqa: RUF001
+        *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001
     )
 )
 
@@ -124,6 +135,12 @@ def stop_warnings(ids: Mapping[str, int], ends: set[int | None], stops: tuple[in
         return []
     names = ", ".join(f"{token} ({texts.get(token, 'no such token')!r})" for token in unseen)
     return [f"generation_config.json or config.json also stops at {names}; llama.cpp will not stop there."]
+
+
+def taken_for_special(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the ordinary tokens that llama.cpp makes control tokens by their text: '</s>' in Qwen's vocabulary."""
+    known = KNOWN_ENDS | KNOWN_FILLERS
+    return {text: token for token, text in vocabulary.base.items() if text in known and token not in vocabulary.added}
 
 
 def _candidates(

@@ -1,0 +1,48 @@
+"""A run's files, written as an export writes them, without proof and measuring."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader, GGUFValueType, ReaderField
+
+from exporter.pipeline import Options, prepare
+from exporter.plan import Plan
+from exporter.profiles import load_profile
+from exporter.writer import write
+
+
+def written(
+    run: Path, out: Path, levels: Sequence[str] = ("f32",), *, threads: int = 1
+) -> tuple[Plan, dict[str, Path]]:
+    """The plan of a run, and its file of each level, in ``out``."""
+    _, source, plan = prepare(str(run), [load_profile(level) for level in levels], Options(verify=False))
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{level}.gguf" for level in levels]
+    write(plan, source, files, threads=threads, progress=lambda _done, _total: None)
+    return plan, dict(zip(levels, files, strict=True))
+
+
+def planned(run: Path, *levels: str, **options: Any) -> Plan:  # noqa: ANN401  (options, by name)
+    """The plan of a run."""
+    return prepare(str(run), [load_profile(level) for level in levels], Options(**{"verify": False} | options))[2]
+
+
+def change_json(file: Path, **fields: object) -> None:
+    """Set fields of a JSON file; None removes one."""
+    document = json.loads(file.read_text(encoding="utf-8")) | fields
+    kept = {key: value for key, value in document.items() if value is not None}
+    file.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+
+
+def kind_and_value(field: ReaderField) -> tuple[str, Any]:
+    """A metadata value with its GGUF type, ``STRING[]`` for an array of texts."""
+    if field.types[0] == GGUFValueType.ARRAY:
+        return f"{field.types[1].name}[]", field.contents()
+    return field.types[0].name, field.contents()
+
+
+def metadata(reader: GGUFReader) -> Mapping[str, tuple[str, Any]]:
+    """A file's keys with their GGUF types and values."""
+    return {key: kind_and_value(field) for key, field in reader.fields.items() if not key.startswith("GGUF.")}

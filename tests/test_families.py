@@ -1,0 +1,279 @@
+"""Every family against the truth: llama.cpp's converter for what a file holds, transformers for what it computes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exported import change_json, metadata, planned, written
+from f32_logits import f32_logits
+from gguf import GGUFReader
+from numpy.typing import NDArray
+from tiny import TINY, golden, make
+
+from converters import ALL
+from converters.spec import Family
+from exporter.errors import RunError, SourceError
+from exporter.llamacpp import Engine, Shape
+
+Logits = NDArray[np.float32]
+
+ALIASES = {"LLaMAForCausalLM": "llama"}
+"""Names of old checkpoints for an architecture that a tiny model has under its present name."""
+
+TURN_ENDS = ("gemma2", "gemma3", "gemma3-vision", "gemma3-vision-v5")
+REFERENCE_FAULTS: Mapping[tuple[str, str], tuple[str, Any]] = {
+    # The converter leaves the end of a turn to llama.cpp, which finds it by its text; our files say it.
+    (name, "tokenizer.ggml.eot_token_id"): ("UINT32", 107)
+    for name in TURN_ENDS
+}
+"""What our files hold and those of llama.cpp's converter do not, with the reason."""
+
+# What was seen, and some room. Between float32 and float32 only the order of the sums differs: 3e-6 of the logits'
+# standard deviation at the most. llama.cpp's GELU is a table of f16 values, and transformers is given the same in the
+# test; what remains are numbers that were rounded the other way before the table: 9e-5 for each layer. The verifier's
+# engine keeps keys and values in f16 and uses flash attention in f16: 9e-3, and a KLD of 3e-6.
+F32_BOUND, GELU_BOUND, ENGINE_BOUND, ENGINE_KLD = 2e-5, 2e-4, 2e-2, 1e-5
+
+
+def digest(data: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()
+
+
+def tensors(file: Path) -> dict[str, tuple[list[int], str, str]]:
+    """Each tensor's shape in ggml's order, type, and SHA-256 of its bytes."""
+    found = GGUFReader(file).tensors
+    return {t.name: ([int(n) for n in t.shape], t.tensor_type.name, digest(t.data)) for t in found}
+
+
+def test_every_architecture_has_a_tiny_model() -> None:
+    architectures = [name for family in ALL for name in family.architectures]
+    assert len(architectures) == len(set(architectures))
+    assert set(architectures) == {tiny.architecture for tiny in TINY.values()} | set(ALIASES)
+
+
+def test_every_row_of_every_table_is_used_by_some_model(tmp_path: Path) -> None:
+    unused = {(family.name, row) for family in ALL for row in family.tensors}
+    for name, tiny in TINY.items():
+        plan = planned(make(name, tmp_path / name), "f32")
+        rows = {re.sub(r"^blk\.\d+\.", "blk.{i}.", job.tensor) for job in plan.jobs}
+        unused -= {(family.name, row) for family in ALL if tiny.architecture in family.architectures for row in rows}
+    # These are compared with transformers below, in `test_what_transformers_saves_computes_the_same`.
+    biases = {("llama", f"blk.{{i}}.ffn_{part}.bias") for part in ("gate", "up", "down")}
+    assert unused == biases | {("qwen2", "output.weight"), ("gemma3", "output.weight")}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_files_are_those_of_llamacpps_converter(name: str, tmp_path: Path) -> None:
+    _, files = written(make(name, tmp_path / "run"), tmp_path / "out", ("f32", "bf16"))
+    truth = golden(name)
+    assert tensors(files["f32"]) == {k: (t["ne"], t["type"], t["sha256"]) for k, t in truth["tensors"].items()}
+    halves = {k: (t["ne"], t["bf16"]["type"], t["bf16"]["sha256"]) for k, t in truth["tensors"].items()}
+    assert tensors(files["bf16"]) == halves
+    # general.* is ours but for what llama.cpp computes with, which the golden values hold.
+    theirs = {key: (field["type"], field["value"]) for key, field in truth["metadata"].items()}
+    ours = {
+        key: value
+        for key, value in metadata(GGUFReader(files["f32"])).items()
+        if not key.startswith("general.") or key in theirs
+    }
+    extra = {key: value for (model, key), value in REFERENCE_FAULTS.items() if model == name}
+    assert ours == theirs | extra
+    assert not set(extra) & set(theirs)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_either_spelling_of_the_config_gives_the_same_file(name: str, tmp_path: Path) -> None:
+    made = [written(make(name, tmp_path / v / "run", spelling=v), tmp_path / v)[1]["f32"] for v in ("v4", "v5")]
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_an_old_name_of_an_architecture_gives_the_same_file(alias: str, name: str, tmp_path: Path) -> None:
+    now, old = make(name, tmp_path / "now" / "run"), make(name, tmp_path / "old" / "run")
+    change_json(old / "config.json", architectures=[alias])
+    made = [written(run, run.parent)[1]["f32"].read_bytes() for run in (now, old)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2moe-fused", "gemma3-vision-v5"])
+def test_shards_give_the_same_file(name: str, tmp_path: Path) -> None:
+    one, three = make(name, tmp_path / "one" / "run"), make(name, tmp_path / "three" / "run", shards=3)
+    made = [written(run, run.parent)[1]["f32"].read_bytes() for run in (one, three)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3moe"])
+def test_weights_stored_in_16_bits_reach_a_16_bit_file_unchanged(name: str, tmp_path: Path) -> None:
+    _, files = written(make(name, tmp_path / "run", dtype="bfloat16"), tmp_path / "out", ("bf16",))
+    truth = {k: t["bf16"]["sha256"] for k, t in golden(name)["tensors"].items() if t["bf16"]["type"] == "BF16"}
+    found = tensors(files["bf16"])
+    assert {key: found[key][2] for key in truth} == truth
+
+
+@pytest.mark.parametrize("name", ["mixtral", "mixtral-fused", "qwen2moe", "qwen3moe", "qwen3moe-fused"])
+def test_permuted_experts_permute_the_slices_and_nothing_else(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415  (imports torch)
+
+    order = [2, 0, 3, 1]
+    first, second = make(name, tmp_path / "a" / "run"), make(name, tmp_path / "b" / "run")
+    stored = load_file(second / "model.safetensors")
+    moved = {}
+    for key, value in stored.items():
+        if "experts.gate_up_proj" in key or "experts.down_proj" in key:
+            moved[key] = value[order].contiguous()
+        else:  # the new expert number k is the old one order[k]
+            moved[re.sub(r"(?<=\.experts\.)\d+", lambda m: str(order.index(int(m[0]))), key)] = value
+    save_file(moved, second / "model.safetensors", {"format": "pt"})
+    one, other = (
+        {t.name: np.array(t.data) for t in GGUFReader(written(run, run.parent)[1]["f32"]).tensors}
+        for run in (first, second)
+    )
+    assert [key for key in one if not np.array_equal(one[key], other[key])] == [k for k in one if "_exps." in k]
+    assert all(np.array_equal(one[key][order], other[key]) for key in one if "_exps." in key)
+
+
+# What the files compute, against transformers.
+
+
+def transformers_logits(folder: Path, ids: NDArray[np.int32]) -> Logits:
+    """The logits after each of the ids by transformers, in float32; GELU takes and gives f16 values."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    kind = getattr(transformers, architecture)
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    for module in model.modules():
+        if "GELU" in type(module).__name__.upper():
+            module.register_forward_pre_hook(lambda _, given: (given[0].half().float(),))
+            module.register_forward_hook(lambda _, __, result: result.half().float())
+    with torch.no_grad():
+        logits: Logits = model(input_ids=torch.from_numpy(ids.astype(np.int64))[None]).logits[0].numpy()
+    return logits
+
+
+def engine_logits(file: Path, ids: NDArray[np.int32]) -> Logits:
+    """The logits after each of the ids as the verifier computes them."""
+    with Engine(file) as engine:
+        engine.start(Shape(len(ids), len(ids), len(ids), 1))
+        logits = np.empty((engine.decode(ids, 0), engine.facts.n_vocab), np.float32)
+        engine.rows(0, logits)
+    return logits
+
+
+def divergence(truth: Logits, found: Logits) -> float:
+    """The mean KLD in nats, over positions."""
+    p, q = (rows - np.logaddexp.reduce(rows, axis=1)[:, None] for rows in (truth.astype(float), found.astype(float)))
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The f32 file of a run, ids, and the logits that transformers gives after each of them."""
+
+    file: Path
+    ids: NDArray[np.int32]
+    truth: Logits
+
+
+def compare_with_transformers(run: Path, original: Path) -> Computed:
+    """Assert that the f32 file of a run computes what transformers computes from its checkpoint."""
+    plan, files = written(run, run.parent / "out")
+    rows = next(job.shape[0] for job in plan.jobs if job.tensor == "token_embd.weight")
+    # Three times the windows of the tiny Gemmas; the last rows are the ones that stand for images.
+    ids = np.random.default_rng(0).integers(3, min(rows, 500), 48).astype(np.int32)
+    truth = transformers_logits(original, ids)
+    assert truth.std() > 0.1  # of random weights, yet no constant
+    layers = len([job for job in plan.jobs if job.tensor.endswith("attn_q.weight")])
+    bound = GELU_BOUND * layers if "gemma" in plan.arch else F32_BOUND
+    assert np.abs(f32_logits(files["f32"], ids) - truth).max() < bound * truth.std()
+    return Computed(files["f32"], ids, truth)
+
+
+@pytest.fixture
+def _quiet() -> None:
+    """Progress bars and advice of transformers are not ours to test."""
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.filterwarnings("default")  # deprecations inside transformers
+@pytest.mark.parametrize("name", TINY)
+def test_files_compute_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    run = make(name, tmp_path / "run")
+    twin = name if TINY[name].loads else name.partition("-")[0]  # the same weights in a layout transformers reads
+    computed = compare_with_transformers(run, make(twin, tmp_path / "original"))
+    found = engine_logits(computed.file, computed.ids)
+    assert np.abs(found - computed.truth).max() < ENGINE_BOUND * computed.truth.std()
+    assert divergence(computed.truth, found) < ENGINE_KLD
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
+SAVED: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    **{family.name: (next(n for n, t in TINY.items() if t.architecture in family.architectures), {}) for family in ALL},
+    "llama, biases everywhere": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, yarn": ("llama", {"rope_scaling": YARN, "max_position_embeddings": 32768}),
+    "qwen2, yarn": ("qwen2", {"rope_scaling": YARN | {"beta_fast": 32}, "max_position_embeddings": 32768}),
+    "qwen2, a head of its own": ("qwen2", {"tie_word_embeddings": False}),
+    "gemma3, a head of its own": ("gemma3", {"tie_word_embeddings": False}),
+    "mistral, no groups": ("mistral", {"num_key_value_heads": 4}),
+    "gemma2, as 27B": ("gemma2", {"num_hidden_layers": 46, "query_pre_attn_scalar": 16, "layer_types": None}),
+    "gemma3, as 27B": ("gemma3", {"num_hidden_layers": 62, "query_pre_attn_scalar": 16, "layer_types": None}),
+}
+"""A tiny model, and what of its configuration is changed; the weights are transformers' own."""
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.filterwarnings("default")  # deprecations inside transformers
+@pytest.mark.parametrize("name", SAVED)
+def test_what_transformers_saves_computes_the_same(name: str, tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    tiny, changes = SAVED[name]
+    fields = dict(TINY[tiny].config) | {"initializer_range": 0.1} | dict(changes)
+    fields = {key: value for key, value in fields.items() if value is not None or key not in changes}
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    torch.manual_seed(0)
+    model = getattr(transformers, TINY[tiny].architecture)(config)
+    for key, value in model.named_parameters():
+        if key.endswith("bias"):  # begin as zeros, which would hide one that is left out
+            torch.nn.init.normal_(value, std=0.1)
+    run = make(tiny, tmp_path / "run")
+    (run / "model.safetensors").unlink()
+    model.save_pretrained(run)
+    compare_with_transformers(run, run)
+
+
+YARN_REFUSED = [("llama", {"beta_fast": 16}), ("qwen3", {"beta_slow": 2.0}), ("qwen2", {"extrapolation_factor": 0.5})]
+YARN_REFUSED += [(name, {"attention_factor": 1.5}) for name in ("llama", "mistral", "mixtral", "qwen2moe", "qwen3moe")]
+
+
+@pytest.mark.parametrize(("name", "field"), YARN_REFUSED)
+def test_yarn_that_llamacpp_does_not_compute_is_refused(name: str, field: dict[str, object], tmp_path: Path) -> None:
+    run = make(name, tmp_path / "run")
+    change_json(run / "config.json", rope_scaling=YARN | field)
+    with pytest.raises(RunError, match=f"rope_{next(iter(field))} is"):
+        planned(run, "f32")
+
+
+@pytest.mark.parametrize("family", ALL, ids=lambda family: family.name)
+def test_a_tensor_of_no_row_is_refused_by_name(family: Family, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    name = next(n for n, t in TINY.items() if t.architecture in family.architectures)
+    run = make(name, tmp_path / "run")
+    stored = load_file(run / "model.safetensors")
+    stored["model.layers.0.self_attn.q_proj.weight_scale"] = next(iter(stored.values())).clone()
+    save_file(stored, run / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SourceError, match=r"q_proj\.weight_scale .* has no place"):
+        planned(run, "f32")

@@ -1,0 +1,54 @@
+"""The header of a file, byte for byte as gguf-py's writer makes it."""
+
+from math import prod
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from exporter.header import header
+from exporter.plan.values import Value
+
+METADATA: dict[str, Value] = {
+    "general.name": "name: ünïcode ▁",
+    "general.architecture": "llama",
+    "llama.context_length": 2**32 - 1,
+    "llama.rope.freq_base": 10000.1,
+    "tokenizer.ggml.add_bos_token": True,
+    "tokenizer.ggml.tokens": ("", "▁a", "\x00", "🦙"),
+    "tokenizer.ggml.scores": (0.0, -1.5, 1e-30),
+    "tokenizer.ggml.token_type": (-1, 0, 6),
+    "llama.flags": (True, False, True),
+}
+TENSORS = [
+    ("a.weight", (3, 512), "Q4_K"),
+    ("b", (5,), "F32"),
+    ("c.weight", (2, 3, 64), "Q8_0"),
+    ("d", (1, 256), "BF16"),
+]
+KINDS = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string", tuple: "add_array"}
+
+
+def test_equals_gguf_py(tmp_path: Path) -> None:
+    file = tmp_path / "file.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    for key, value in METADATA.items():
+        if key != "general.architecture":
+            getattr(writer, KINDS[type(value)])(key, value)
+    for name, shape, kind in TENSORS:
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+        count = prod(shape) // block * size
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), count, gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    expected = file.read_bytes()
+    assert header(METADATA, TENSORS) == expected + bytes(-len(expected) % 32)
+
+
+@pytest.mark.parametrize("values", [(), (1, 2.0), (True, 1)])
+def test_arrays_are_of_one_type(values: Value) -> None:
+    with pytest.raises(ValueError, match="of one type"):
+        header({"general.architecture": "llama", "key": values}, [])
