@@ -1,6 +1,8 @@
-"""Write cli.md from the commands themselves: `python docs/generate.py`."""  # noqa: INP001  (a script)
+"""Write cli.md and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
 
+import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,27 @@ from converters import ALL
 from exporter.cli import cli
 from exporter.profiles import load_profile, profile_names
 
-PAGE = Path(__file__).parent / "cli.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "cli.md"
+README = ROOT / "README.md"
+DATA = {
+    "quant_profiles": "one TOML file for each level",
+    "tests/reference/golden": "what llama.cpp's converter made of the tiny models",
+    "tests/reference/perplexity": "two tiny GGUF files, and what llama-perplexity printed of them",
+    "examples/base": "the example's base model, trained here",
+    "examples/run": "the example's fine-tune: a LoRA adapter",
+}
+PLAIN = {
+    "LICENSE": "Apache-2.0",
+    "pyproject.toml": "the package, its dependencies, the tools' settings",
+    ".gitignore": "what is not kept",
+    "run": "what CI runs",
+    "default.txt": "the evaluation text that comes along, public domain",
+    "page.css": "the style of the report's page",
+    "heldout.txt": "text that the example was not trained on",
+    "questions.jsonl": "questions that the example was not trained on, with answers",
+    "tokenizers.json": "what llama.cpp's converter made of real tokenizers",
+}
 HEAD = """# Commands
 
 Made by `python docs/generate.py` from the commands themselves; a test keeps it fresh. An option means the same wherever
@@ -60,5 +82,55 @@ def describe(name: str, command: click.Command) -> Iterator[str]:
             yield "| `{}` | {} |".format(record[0], re.sub(r"([|<])", r"\\\1", record[1]))
 
 
+def readme(text: str) -> str:
+    """The README with its lists as they are now."""
+    for name, lines in (("families", families()), ("tree", tree())):
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        text = before + start + "\n" + "\n".join(lines) + "\n" + end + rest.split(end)[1]
+    return text
+
+
+def families() -> Iterator[str]:
+    """A table of the families."""
+    yield "| family | architectures in config.json |\n| --- | --- |"
+    for one in ALL:
+        yield f"| {one.name} | {', '.join(f'`{name}`' for name in one.architectures)} |"
+
+
+def tree() -> Iterator[str]:
+    """The files that git knows, each with the first sentence of what it says of itself; data folders as one line."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    files = [Path(line) for line in listed.stdout.splitlines()]
+    seen: set[Path] = set()
+    yield "```"
+    for file in sorted(files, key=lambda path: (len(path.parts) == 1, path.parts)):
+        data = next((parent for parent in file.parents if parent.as_posix() in DATA), None)
+        for folder in [*reversed(file.parents)][1:]:
+            if folder not in seen:
+                seen.add(folder)
+                yield _line(folder, f"{folder.name}/", DATA.get(folder.as_posix(), ""))
+        if data is None:
+            yield _line(file, file.name, _says(ROOT / file))
+    yield "```"
+
+
+def _line(path: Path, name: str, about: str) -> str:
+    return f"{'  ' * (len(path.parts) - 1) + name:<30} {about}".rstrip()
+
+
+def _says(file: Path) -> str:
+    """The first sentence of a file about itself."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix == ".py":
+        text = ast.get_docstring(ast.parse(text)) or ""
+    elif file.name in PLAIN:
+        return PLAIN[file.name]
+    first = text.strip().split("\n\n")[0].split("\n")[0] if file.suffix != ".py" else text.split("\n\n")[0]
+    words = re.sub(r"^[#!\s]*(\d+\. )?", "", first.replace("\n", " "))
+    return re.split(r"(?<=[a-z0-9)`])[.;] ", words)[0].rstrip(".")
+
+
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
