@@ -83,11 +83,13 @@ def _rotation(config: Mapping[str, object], path: Path) -> dict[str, object]:
         raise RunError(f"{path}: the rotation's parameters are {stored!r}, expected an object.")
     flat: dict[str, object] = {}
     if "full_attention" in stored:  # one set for each kind of layer
-        local = stored.get("sliding_attention") or {}
-        if local.get("rope_type", "default") != "default" or set(stored) - {"full_attention", "sliding_attention"}:
+        full, local = stored["full_attention"], stored.get("sliding_attention") or {}
+        known = isinstance(full, dict) and isinstance(local, dict)
+        windowed = _scaling(local, path) if known else {}
+        if windowed.get("rope_type") != "default" or set(stored) - {"full_attention", "sliding_attention"}:
             raise RunError(f"{path}: rope_parameters {stored!r}: only plain rotation is known for windowed layers.")
-        flat = {"rope_local_theta": local["rope_theta"]} if "rope_theta" in local else {}
-        stored = stored["full_attention"]
+        flat = {"rope_local_theta": windowed["rope_theta"]} if "rope_theta" in windowed else {}
+        stored = full
     return flat | _scaling(stored, path)
 
 

@@ -57,8 +57,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A folder for temporary files, removed with what is in it."""
-    folder = Path(tempfile.mkdtemp(prefix=".ggufx-", dir=parent))
+    """A folder for temporary files, removed with what is in it. OutputError where none can be made."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".ggufx-", dir=parent))
+    except OSError as error:
+        raise OutputError(f"{parent}: cannot be written to ({error.strerror}). Give another --scratch.") from error
     try:
         yield folder
     finally:

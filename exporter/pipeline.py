@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from exporter.outputs import (
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
-from exporter.report.compose import finished, level_block, merge_block, new_document, run_block
+from exporter.report.compose import export_blocks, finished, level_block, new_document
 from exporter.report.grow import earlier_report, grown, remove_report
 from exporter.run import Run, open_run
 from exporter.source import open_source
@@ -78,27 +79,17 @@ def export(
     hashes = hash_inputs(run, source)
     earlier = _earlier(folder, (run, hashes), plan, options)
     with locked(folder), scratch_folder(options.scratch or folder) as scratch:
-        files = [folder / output.file for output in plan.outputs[: plan.levels]]
-        apart = [scratch / output.file for output in plan.outputs[plan.levels :]]
-        require_space(folder, sum(output.bytes for output in plan.outputs[: plan.levels]))
-        require_space(scratch, sum(output.bytes for output in plan.outputs[plan.levels :]))
+        files, apart = _places(plan, folder, scratch)
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
             write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
             checks = prove(run, plan, partial, _step("prove", progress))
             if earlier is None or options.overwrite:
                 remove_report(folder)
-        fields = new_document(options.command) | {
-            "run": run_block(run, plan, hashes),
-            "merge": merge_block(source) if run.adapters else None,
-            "checks": checks,
-            "levels": [level_block(plan, k, file_hash(file)) for k, file in enumerate(files)],
-            "warnings": list(plan.warnings),
-        }
-        if options.verify and plan.reference:
+        fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
+        fields |= {"checks": checks, "levels": [level_block(plan, k, file_hash(file)) for k, file in enumerate(files)]}
+        if plan.reference:
             reference = apart[0] if apart else files[[output.level for output in plan.outputs].index(plan.reference)]
-            before: Mapping[str, Any] = (earlier.get("measured_on") if earlier else None) or {}
-            chunks = options.chunks or before.get("chunks") or CHUNKS
-            measuring = Measuring(options.text, chunks, options.mode, threads=cores(options.threads))
+            measuring = _measuring(options, earlier)
             fields |= measured(fields["levels"], (plan.reference, reference, files), measuring, progress)
     document = finished(grown(fields, earlier))
     write_report(document, folder)
@@ -155,7 +146,8 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
     Returns:
         A document as of an export, without what only an export knows.
     """
-    with scratch_folder(options.scratch or Path.cwd()) as scratch:
+    place = nullcontext(Path()) if Path(reference).is_file() else scratch_folder(options.scratch or Path.cwd())
+    with place as scratch:
         kind, file = _as_gguf(reference, scratch, options, progress)
         levels: list[dict[str, Any]] = [
             {
@@ -167,8 +159,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
             }
             for path in files
         ]
-        measuring = Measuring(options.text, options.chunks or CHUNKS, options.mode, threads=cores(options.threads))
-        blocks = measured(levels, (kind, file, files), measuring, progress)
+        blocks = measured(levels, (kind, file, files), _measuring(options), progress)
     return finished(new_document(options.command) | blocks | {"levels": levels, "warnings": []})
 
 
@@ -176,6 +167,21 @@ def cores(threads: int) -> int:
     """How many threads to work with: those asked for, else all cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def _places(plan: Plan, folder: Path, scratch: Path) -> tuple[list[Path], list[Path]]:
+    """Where the levels go, and where a reference of its own; OutputError where the disks have no room for them."""
+    levels, apart = plan.outputs[: plan.levels], plan.outputs[plan.levels :]
+    require_space(folder, sum(output.bytes for output in levels))
+    require_space(scratch, sum(output.bytes for output in apart))
+    return [folder / output.file for output in levels], [scratch / output.file for output in apart]
+
+
+def _measuring(options: Options, earlier: Document | None = None) -> Measuring:
+    """What to measure on: as asked, else as the folder's earlier levels were."""
+    before: Mapping[str, Any] = (earlier.get("measured_on") if earlier else None) or {}
+    chunks = options.chunks or before.get("chunks") or CHUNKS
+    return Measuring(options.text, chunks, options.mode, threads=cores(options.threads))
 
 
 def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress) -> tuple[str, Path]:
@@ -192,10 +198,13 @@ def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress
 
 
 def _level(file: Path) -> str:
-    """What a file calls its own level."""
+    """What a file calls its own level; its name where it does not say, or cannot be read (llama.cpp then says why)."""
     from gguf import GGUFReader, LlamaFileType  # noqa: PLC0415  (slow to import)
 
-    field = GGUFReader(file).get_field("general.file_type")
+    try:
+        field = GGUFReader(file).get_field("general.file_type")
+    except (ValueError, IndexError, KeyError, OSError):
+        return file.stem
     number = int(field.contents()) if field is not None else -1
     known = {int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType}
     return str(known.get(number, file.stem))

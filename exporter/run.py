@@ -82,11 +82,6 @@ def open_run(
     stored = read_config(base_folder / "config.json")
     family = _family(stored, base_folder)
     config, warnings = complete(stored, family, base_folder / "config.json")
-    if "quantization_config" in config:
-        raise RunError(
-            f"{base_folder / 'config.json'}: the weights are stored quantized ({config['quantization_config']!r}). "
-            "Only f32, f16 and bf16 weights are read. Give the 16-bit model: --base DIR_OR_ID."
-        )
     return Run(
         path=given,
         folder=folder,
@@ -128,30 +123,39 @@ def _download(name: str, revision: str | None, what: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise RunError(
             f"{name}: the {what} is no folder here, not in the Hub's cache, and could not be fetched from the Hub "
-            f"({str(error).splitlines()[0]}). Give its folder{' with --base DIR' if what == 'base' else ''}."
+            f"({str(error).partition(chr(10))[0]}). Give its folder{' with --base DIR' if what == 'base' else ''}."
         ) from error
 
 
 def _weights_folder(given: Path) -> tuple[Path, tuple[str, ...]]:
     """The folder with the weights, and a note where it is a checkpoint of the one given."""
-    if (given / "adapter_config.json").exists() or _has_model(given):
+    if _holds_run(given):
         return given, ()
     checkpoints = sorted(
         (folder for folder in given.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)),
         key=lambda folder: int(folder.name.rpartition("-")[2]),
     )
-    if not checkpoints:
+    best = _best_checkpoint(given, checkpoints[-1]) if checkpoints else None
+    chosen = (
+        next((folder for folder in checkpoints if folder.name == best), None) if best else (checkpoints or [given])[-1]
+    )
+    if chosen is None:
         raise RunError(
-            f"{given}: holds neither adapter_config.json (an adapter), nor config.json with weights (a model), nor "
-            f"checkpoint-N folders. Found: {', '.join(sorted(p.name for p in given.iterdir())[:8]) or 'nothing'}."
+            f"{given}: trainer_state.json names {best} as the best checkpoint, which is not there. Copy it from the "
+            f"run, or give another one: {checkpoints[-1]}."
         )
-    best = _best_checkpoint(given, checkpoints[-1])
-    if best is not None:
-        chosen = next((folder for folder in checkpoints if folder.name == best), None)
-        if chosen is None:
-            raise RunError(f"{given}: trainer_state.json names {best} as the best checkpoint, which is not there.")
-        return chosen, (f"took {best}, the best checkpoint by trainer_state.json",)
-    return checkpoints[-1], (f"took {checkpoints[-1].name}, the last checkpoint",)
+    if not _holds_run(chosen):
+        raise RunError(
+            f"{chosen}: holds neither adapter_config.json (an adapter), nor config.json with weights (a model), nor "
+            f"checkpoint-N folders. Found: {', '.join(sorted(p.name for p in chosen.iterdir())[:8]) or 'nothing'}."
+        )
+    which = "best checkpoint by trainer_state.json" if best else "last checkpoint"
+    return chosen, (f"took {chosen.name}, the {which}",)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a folder itself holds an adapter or a model."""
+    return (folder / "adapter_config.json").exists() or _has_model(folder)
 
 
 def _best_checkpoint(given: Path, last: Path) -> str | None:
@@ -202,7 +206,12 @@ def _base(adapter: Adapter, override: str | None, revision: str | None) -> tuple
 
 
 def _family(config: Config, folder: Path) -> Family:
-    """The family of a model; RunError for one that is not supported."""
+    """The family of a model; RunError for one that is not supported, or whose weights are stored quantized."""
+    if "quantization_config" in config:
+        raise RunError(
+            f"{folder / 'config.json'}: the weights are stored quantized ({config['quantization_config']!r}). "
+            "Only f32, f16 and bf16 weights are read. Give the 16-bit model: --base DIR_OR_ID."
+        )
     architecture = str(config["architecture"])
     family = find(architecture)
     if family is None:

@@ -147,13 +147,16 @@ def source_of(run: Path, base: Path | None = None) -> Merged:
 
 def finished(source: Merged, rows: int = ROWS) -> Weights:
     """All weights of a source, read in slices of so many rows, a short rest with the one before."""
-    return {name: _in_slices(source, name, shape[0], rows) for name, shape in source.shapes().items()}
+    return {
+        name: torch.cat([source.read(name, start, stop) for start, stop in in_slices(shape[0], rows)])
+        for name, shape in source.shapes().items()
+    }
 
 
-def _in_slices(source: Merged, name: str, size: int, rows: int) -> torch.Tensor:
+def in_slices(size: int, rows: int) -> list[tuple[int, int]]:
+    """First and last row (not included) of each slice."""
     starts = range(0, max(size - rows + 1, 1), rows)
-    stops = [*starts[1:], size]
-    return torch.cat([source.read(name, start, stop) for start, stop in zip(starts, stops, strict=True)])
+    return list(zip(starts, [*starts[1:], size], strict=True))
 
 
 def largest_excess(found: Weights, expected: Weights, base: Weights) -> float:
@@ -190,6 +193,6 @@ def write_adapter(
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
     config |= {"base_model_name_or_path": str(base) if base else None} | fields
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    kept = {name: tensor for name, tensor in (PAIR | tensors).items() if tensor is not None}
+    kept = {name: tensor for name, tensor in {**PAIR, **tensors}.items() if tensor is not None}
     save_file(kept, folder / "adapter_model.safetensors")
     return folder

@@ -1,6 +1,7 @@
 """A run's files, written as an export writes them, without proof and measuring."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from exporter.pipeline import Options, prepare
 from exporter.plan import Plan
 from exporter.profiles import load_profile
 from exporter.writer import write
+
+COMMAND = [sys.executable, "-c", "from exporter.cli import main; main()"]
+"""``ggufx`` in a process of its own."""
 
 
 def written(
@@ -34,6 +38,11 @@ def change_json(file: Path, **fields: object) -> None:
     document = json.loads(file.read_text(encoding="utf-8")) | fields
     kept = {key: value for key, value in document.items() if value is not None}
     file.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+
+
+def tensors(file: Path) -> list[tuple[str, str, bytes]]:
+    """Name, type and bytes of each tensor, in the file's order."""
+    return [(t.name, t.tensor_type.name, t.data.tobytes()) for t in GGUFReader(file).tensors]
 
 
 def kind_and_value(field: ReaderField) -> tuple[str, Any]:

@@ -7,11 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import adapted, by_our_names, finished, largest_excess, load, merged, one_thread, source_of, store, train
+from adapters import (
+    adapted,
+    by_our_names,
+    finished,
+    in_slices,
+    largest_excess,
+    load,
+    merged,
+    one_thread,
+    source_of,
+    store,
+    train,
+)
 from tiny import TINY, make
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.merge import Merged
+from exporter.merge import Merged, read_changes
+from exporter.source.checkpoint import Checkpoint
+from exporter.source.files import open_file
+from exporter.source.names import Names, Weight
 
 __all__ = ["one_thread"]
 RANKS = {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 6, "proj": 5}
@@ -40,7 +55,12 @@ def same(base: Path, adapter: Path, **loading: Any) -> Merged:  # noqa: ANN401  
     expected = merged(load(base, untied=untied, **loading), adapter)
     found = finished(source)
     assert largest_excess(found, expected, before) <= 1
-    assert any(not tensor.equal(before[name]) for name, tensor in found.items() if name in before)
+    changed = {name for name, tensor in found.items() if not tensor.equal(before[name])}
+    assert changed == {name for name, delta in source.deltas().items() if delta.change > 0}
+    for name in changed:
+        if found[name].shape == before[name].shape:
+            relative = float((found[name] - before[name]).norm() / before[name].norm())
+            assert source.deltas()[name].relative == pytest.approx(relative, rel=1e-5)
     assert source.changes.tensors == len(_names(adapter))
     return source
 
@@ -196,3 +216,26 @@ def test_expert_adapters_equal_peft_in_every_layout(spelled: str, bases: dict[st
     for layout in ("mixtral", "mixtral-experts", "mixtral-fused"):
         assert largest_excess(finished(source_of(tmp_path, bases[layout])), expected, before) <= 1
     assert sum(not tensor.equal(before[name]) for name, tensor in expected.items()) == len(layers)
+
+
+@pytest.mark.parametrize("shape", [(1600, 1024), (4096, 96), (130, 2048)])
+def test_slices_of_a_large_matrix_equal_the_whole_product(shape: tuple[int, int], tmp_path: Path) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    name, threads = "model.layers.0.mlp.up_proj.weight", torch.get_num_threads()
+    before = {name: torch.randn(shape, generator=torch.Generator().manual_seed(1)) / 32}
+    save_file(before, tmp_path / "model.safetensors")
+    train(modules(before), tmp_path, r=16, lora_alpha=37, target_modules=["up_proj"])
+    torch.set_num_threads(2)
+    expected = adapted(modules(before), tmp_path).merge_and_unload().state_dict()
+    torch.set_num_threads(threads)
+    base = Checkpoint(open_file(tmp_path / "model.safetensors"), Names({name: Weight(name, shape, "F32")}, ()))
+    tensors = open_file(tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    sizes = {key: stored.shape for key, stored in tensors.tensors.items()}
+    view = Merged(base, tensors, read_changes(config, sizes, str, tmp_path), tied=False)
+    for rows in (64, 448, 1 << 20):
+        parts = [view.read(name, start, stop) for start, stop in in_slices(shape[0], rows)]
+        change = float((expected[name] - before[name]).abs().max())
+        allowed = 2.0**-22 * max(change, float(before[name].abs().max()))
+        assert float((torch.cat(parts) - expected[name]).abs().max()) <= allowed

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import PAIR, source_of, write_adapter
+from exported import written
 from tiny import make
 
 from converters import ALL
-from exporter.errors import GgufxError, MergeError, RunError, SourceError
+from exporter.errors import GgufxError, MergeError, RunError, SourceError, WeightError
 from exporter.run import open_run
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -88,7 +89,7 @@ def test_the_best_checkpoint_comes_before_the_last(place: str, best: str, base: 
 def test_a_best_checkpoint_that_is_gone_is_refused(base: Path, tmp_path: Path) -> None:
     state = _checkpoints(tmp_path, base, 90, 100) / "trainer_state.json"
     state.write_text(json.dumps({"best_model_checkpoint": "out/checkpoint-80"}))
-    with pytest.raises(RunError, match=r"names checkpoint-80 as the best checkpoint, which is not there"):
+    with pytest.raises(RunError, match=r"names checkpoint-80 .*, which is not there.*checkpoint-100"):
         open_run(tmp_path)
 
 
@@ -193,12 +194,18 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(
 
 
 def test_fields_without_a_value_and_plain_starts_are_taken(base: Path, tmp_path: Path) -> None:
-    nothing = {"some_later_field": None, "use_dora": False, "layer_replication": [], "lora_bias": False}
+    nothing: dict[str, object] = {
+        "some_later_field": None,
+        "use_dora": False,
+        "layer_replication": [],
+        "lora_bias": False,
+    }
     for start in (True, False, "gaussian", "orthogonal", "eva", None):
         run = write_adapter(tmp_path, base, {}, init_lora_weights=start, lora_dropout=0.1, **nothing)
         assert set(source_of(run).changes.by_weight) == {"model.layers.0.self_attn.q_proj.weight"}
 
 
+COPIES = ("", ".modules_to_save")
 ONES = torch.ones(1)
 # Tensors over, or instead of, the plain pair -> what the message must say.
 TENSORS = (
@@ -220,7 +227,7 @@ TENSORS = (
     ({f"{Q}.lora_B.weight": torch.zeros(64, 4)}, "changes nothing.*lora_B are zero.*ZeRO-3"),
     ({f"{Q}.lora_B.weight": torch.ones(64, 4).to(torch.int8)}, "lora_B.weight is stored as I8; only F32, F16, BF16"),
     (
-        {name.replace("layers.0", "layers.9"): tensor for name, tensor in PAIR.items()},
+        {name.replace("layers.0", "layers.9"): tensor + 0 for name, tensor in PAIR.items()},
         "layers.9.self_attn.q_proj.weight as 64 x 64, the base model does not have it.*--base",
     ),
     ({"base_model.model.lm_head.weight": torch.ones(409, 96)}, "lm_head.weight as 409 x 96, the base model has 409 x"),
@@ -229,7 +236,7 @@ TENSORS = (
         "lm_head.weight has two tensors for one place",
     ),
     (
-        {f"base_model.model.lm_head{end}.weight": torch.full((409, 64), len(end)) for end in ("", ".modules_to_save")},
+        {f"base_model.model.lm_head{end}.weight": 0.5 + torch.zeros(409, 64) + len(end) for end in COPIES},
         "are two different tensors for lm_head.weight",
     ),
     ({"base_model.model.lm_head.original_module.weight": torch.ones(409, 64)}, "what was there before training"),
@@ -242,6 +249,13 @@ def test_an_adapters_tensor_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises((MergeError, SourceError), match=message):
         source_of(write_adapter(tmp_path, base, tensors))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_an_adapter_that_is_not_finite_is_refused(value: float, base: Path, tmp_path: Path) -> None:
+    run = write_adapter(tmp_path / "run", base, {f"{Q}.lora_B.weight": torch.full((64, 4), value)})
+    with pytest.raises(WeightError, match=r"blk.0.attn_q.weight: holds NaN or infinity .*q_proj.weight"):
+        written(run, tmp_path / "out")
 
 
 def test_an_adapter_of_the_vision_tower_alone_changes_nothing(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def test_ensured_tying_means_nothing_on_an_untied_base(
 
 def test_another_scale_for_the_head_unties(bases: dict[str, Path], tmp_path: Path) -> None:
     targets = ["embed_tokens", "lm_head"]
-    fields = {"ensure_weight_tying": True, "alpha_pattern": {"lm_head": 40}}
-    train(load(bases["qwen2"]), tmp_path, target_modules=targets, **fields)
+    scale = {"lm_head": 40}
+    train(load(bases["qwen2"]), tmp_path, target_modules=targets, ensure_weight_tying=True, alpha_pattern=scale)
     source = source_of(tmp_path, bases["qwen2"])
     assert not source.tied
     assert _answers_as_live(bases["qwen2"], tmp_path, finished(source))

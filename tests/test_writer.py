@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import metadata, planned, written
+from exported import metadata, planned, tensors, written
 from gguf import GGUFReader
 from tiny import make
 
@@ -47,11 +47,6 @@ def quantized_by_llamacpp(source: Path, out: Path) -> Mapping[str, Path]:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return files
-
-
-def tensors(file: Path) -> list[tuple[str, str, bytes]]:
-    """Name, type and bytes of each tensor, in the file's order."""
-    return [(t.name, t.tensor_type.name, t.data.tobytes()) for t in GGUFReader(file).tensors]
 
 
 # llama-256: rows of whole blocks. llama: rows that fit only the small blocks, or none. qwen3moe: experts.

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from converters.spec import EMBEDDING, Config
-from exporter.config import read_json
 from exporter.errors import PlanError
 from exporter.header import header
-from exporter.plan.metadata import general, identify, of_model
+from exporter.plan.metadata import Identity, general, identify, of_model
 from exporter.plan.tensors import Tensor, lay_out
 from exporter.plan.values import Job, Output, Plan, Value, padded, row_bytes
 from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
@@ -37,7 +36,7 @@ def build(
     left_out: tuple[str, ...] = (),
     wishes: Wishes = Wishes(),
 ) -> Plan:
-    """Decide everything about an export.
+    """Decide everything about an export. GgufxError where run, tokenizer, shapes and profiles do not fit together.
 
     Args:
         run: the run.
@@ -46,36 +45,24 @@ def build(
         dtypes: the types the base's weights are stored in.
         left_out: parts of the model that are not exported.
         wishes: what is to happen beside.
-
-    Raises:
-        GgufxError: where run, tokenizer, shapes and profiles do not fit together.
     """
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors = lay_out(run.family, config, shapes)
     tokenizer = read_tokenizer(run.tokenizer_files, config, shapes[EMBEDDING][0], run.family.tokens)
     reference = _reference(profiles, dtypes) if wishes.measured else None
-    extra = reference is not None and reference not in [profile.name for profile in profiles]
-    everything = [*profiles, load_profile(reference)] if extra and reference else list(profiles)
-    facts = _facts(run, config, tensors)
-    sizes = {tensor.name: tensor.shape for tensor in tensors}
+    apart = reference is not None and reference not in [profile.name for profile in profiles]
+    everything = [*profiles, *([load_profile(reference)] if apart and reference else [])]
+    facts, sizes = _facts(run, config, tensors), {tensor.name: tensor.shape for tensor in tensors}
     choices = [choose_types(profile, sizes, facts) for profile in everything]
-    identity = identify(run, tensors)
-    generation = run.tokenizer_files.get("generation_config.json")
-    common = (
-        general(identity, run, read_json(generation) if generation else {})
-        | of_model(run.family, config)
-        | dict(tokenizer.metadata)
-    )
     jobs = _jobs(tensors, choices)
-    outputs = tuple(
-        _output(identity.file(profile.name), profile, common, (jobs, chosen, k))
-        for k, (profile, chosen) in enumerate(zip(everything, choices, strict=True))
-    )
+    identity = identify(run, tensors)
+    metadata = general(identity, run) | of_model(run.family, config) | dict(tokenizer.metadata)
+    outputs = [_output(k, profile, choices[k], (jobs, identity, metadata)) for k, profile in enumerate(everything)]
     plan = Plan(
         name=identity.name,
         arch=run.family.arch,
         jobs=jobs,
-        outputs=outputs,
+        outputs=tuple(outputs),
         levels=len(profiles),
         reference=reference,
         parameters=sum(job.weights for job in jobs if job.sources),
@@ -83,9 +70,7 @@ def build(
         warnings=(*run.warnings, *tokenizer.warnings),
         tokenizer=tokenizer,
     )
-    if not wishes.fallbacks:
-        _refuse_fallbacks(plan)
-    return plan
+    return plan if wishes.fallbacks else _without_fallbacks(plan)
 
 
 def _reference(profiles: Sequence[Profile], dtypes: set[str]) -> str:
@@ -134,15 +119,18 @@ def size(job: Job, kind: str) -> int:
 
 
 def _output(
-    file: str, profile: Profile, common: Mapping[str, Value], chosen: tuple[tuple[Job, ...], Mapping[str, Choice], int]
+    k: int,
+    profile: Profile,
+    choices: Mapping[str, Choice],
+    common: tuple[tuple[Job, ...], Identity, Mapping[str, Value]],
 ) -> Output:
-    """One file, with its sizes."""
-    jobs, choices, k = chosen
-    metadata = dict(common) | {"general.file_type": profile.file_type_id}
+    """The k-th file, with its sizes."""
+    jobs, identity, shared = common
+    metadata = dict(shared) | {"general.file_type": profile.file_type_id}
     sizes = [size(job, job.types[k]) for job in jobs]
     return Output(
         level=profile.name,
-        file=file,
+        file=identity.file(profile.name),
         metadata=metadata,
         choices=choices,
         data_bytes=sum(padded(one) for one in sizes),
@@ -151,8 +139,8 @@ def _output(
     )
 
 
-def _refuse_fallbacks(plan: Plan) -> None:
-    """PlanError where a level asked for has a tensor whose rows force another type."""
+def _without_fallbacks(plan: Plan) -> Plan:
+    """The plan; PlanError where a level asked for has a tensor whose rows force another type."""
     for k in range(plan.levels):
         fallbacks = plan.fallbacks(k)
         if fallbacks:
@@ -161,3 +149,4 @@ def _refuse_fallbacks(plan: Plan) -> None:
                 f"{plan.outputs[k].level}: {one.tensor} cannot be {one.wanted} ({one.why}) and would become {one.got}; "
                 f"so would {len(fallbacks) - 1} more. Leave out --no-fallback, or choose a level such as q8_0."
             )
+    return plan

@@ -1,12 +1,12 @@
 """The metadata of a file, in GGUF's keys; names by the GGUF naming convention."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 from converters.spec import Config, Family, Field
+from exporter.config import read_json
 from exporter.errors import PlanError
 from exporter.plan.values import Value
 
@@ -58,7 +58,7 @@ def identify(run: "Run", tensors: "tuple[Tensor, ...]") -> Identity:
     return Identity(run.name, basename or base, size, finetune or None, version)
 
 
-def general(identity: Identity, run: "Run", generation: Mapping[str, object]) -> dict[str, Value]:
+def general(identity: Identity, run: "Run") -> dict[str, Value]:
     """The ``general.…`` keys that do not depend on the level."""
     values: dict[str, Value] = {
         "general.architecture": run.family.arch,
@@ -72,6 +72,8 @@ def general(identity: Identity, run: "Run", generation: Mapping[str, object]) ->
         values["general.finetune"] = identity.finetune
     if run.adapters:
         values |= {"general.base_model.count": 1, "general.base_model.0.name": run.base_name.rpartition("/")[2]}
+    file = run.tokenizer_files.get("generation_config.json")
+    generation = read_json(file) if file else {}
     for key, (name, kind) in SAMPLING.items():
         value = generation.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):

@@ -25,6 +25,12 @@ def new_document(command: Sequence[str]) -> Fields:
     return {"schema": SCHEMA, "ggufx": version("ggufx"), "created": created, "command": list(command)}
 
 
+def export_blocks(run: "Run", source: "Merged", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
+    """What only an export knows: the run, the merge, the warnings."""
+    merge = merge_block(source) if run.adapters else None
+    return {"run": run_block(run, plan, hashes), "merge": merge, "warnings": list(plan.warnings)}
+
+
 def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
     """What was exported."""
     return {

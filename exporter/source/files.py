@@ -164,7 +164,7 @@ def _load_bin(file: Path) -> Mapping[str, "torch.Tensor"]:
             value = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise SourceError(
-            f"{file}: cannot be read as tensors alone ({str(error).splitlines()[0]}). Save it as safetensors."
+            f"{file}: cannot be read as tensors alone ({str(error).partition(chr(10))[0]}). Save it as safetensors."
         ) from error
     if not isinstance(value, dict) or not all(isinstance(part, torch.Tensor) for part in value.values()):
         raise SourceError(f"{file}: holds something else than named tensors. Save the model as safetensors.")

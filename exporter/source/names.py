@@ -31,17 +31,18 @@ class Names:
 def spell(stored: Mapping[str, Stored], family: Family, where: str) -> Names:
     """Find each stored tensor's place. SourceError for one that has none, or for a weight that is found twice."""
     weights: dict[str, Weight] = {}
-    left_out: list[str] = []
+    left_out: dict[str, None] = {}
     rules = _Rules(family)
     for name, tensor in stored.items():
         part = rules.left_out(name)
         if part is not None:
-            left_out += [part] if part not in left_out else []
+            left_out[part] = None
         elif not name.endswith(family.dropped or ("\0",)):
-            for ours, weight in rules.weights(tensor, where):
-                if ours in weights:
-                    raise SourceError(f"{where}: {ours} is stored twice, as {weights[ours].stored} and as {name}.")
-                weights[ours] = weight
+            found = dict(rules.weights(tensor, where))
+            twice = next((ours for ours in found if ours in weights), None)
+            if twice is not None:
+                raise SourceError(f"{where}: {twice} is stored twice, as {weights[twice].stored} and as {name}.")
+            weights |= found
     return Names(weights, tuple(left_out))
 
 

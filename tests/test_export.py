@@ -1,0 +1,289 @@
+"""Whole exports of tiny models: which files there are afterwards, what the report says, and what is refused."""
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exported import change_json, tensors, written
+from gguf import GGUFReader
+from tiny import make
+
+from exporter import Options, export, load_profile
+from exporter.errors import GgufxError, OutputError, ProofError
+from exporter.pipeline import prepare
+from exporter.report import check_document, read_report
+from exporter.verify.proof import prove
+
+REPORTS = {"report.json", "report.md", "report.html"}
+Q8, Q4, BF16 = "run-139K-Q8_0.gguf", "run-139K-Q4_0.gguf", "run-139K-BF16.gguf"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words that the tiny vocabularies hold: some 4000 tokens."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("the of and to in is that it was for on are with this have you 123's\n" * 160, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make("llama", tmp_path / "run")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def export_to(out: Path, run: Path, *levels: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401  (by name)
+    """The report of an export; without measuring, unless a text is given."""
+    asked = Options(**{"verify": "text" in options, "threads": 1} | options)
+    profiles = [load_profile(level) for level in levels]
+    return dict(export(str(run), profiles, out, options=asked, progress=lambda _step, _done, _total: None)[0])
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def level_of(document: dict[str, Any], quant: str) -> dict[str, Any]:
+    return next(dict(level) for level in document["levels"] if level["quant"] == quant)
+
+
+def test_an_export_measures_each_level_and_leaves_nothing_else(run: Path, out: Path, text: Path) -> None:
+    document = export_to(out, run, "q8_0", "q4_0", text=text, chunks=3)
+    assert names(out) == {Q8, Q4} | REPORTS
+    assert json.loads((out / "report.json").read_text()) == document
+    assert check_document(dict(document), "here")
+    assert [(check["name"], check["status"]) for check in document["checks"]] == [
+        ("load", "pass"),
+        ("tokenizer", "pass"),
+    ]
+    assert document["reference"]["kind"] == "bf16"
+    on = document["measured_on"]
+    assert (on["sha256"], on["chunks"], on["context"], on["tokens"]) == (sha256(text), 3, 512, 3 * 512)
+    for quant, name in (("q8_0", Q8), ("q4_0", Q4)):
+        level = level_of(document, quant)
+        assert (level["file"], level["files"], level["verdict"]) == (name, [name], "pass")
+        assert (level["bytes"], level["sha256"]) == ((out / name).stat().st_size, sha256(out / name))
+        counts: dict[str, int] = {}
+        for tensor in GGUFReader(out / name).tensors:
+            counts[tensor.tensor_type.name] = counts.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
+        assert level["types"] == counts
+    eight, four = level_of(document, "q8_0"), level_of(document, "q4_0")
+    assert 0 < eight["kld"]["mean"] < four["kld"]["mean"]
+    assert four["top1"]["value"] < eight["top1"]["value"] < 1
+    assert eight["perplexity"]["ratio"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_hash_of_a_folder_is_of_its_files(run: Path, out: Path) -> None:
+    document = export_to(out, run, "q8_0")
+    # The files that decide what comes out: weights, configuration, tokenizer; not every file that may lie there.
+    (run / "README.md").write_text("more")
+    again = export_to(out.with_name("again"), run, "q8_0")
+    assert document["run"]["base"]["sha256"] == again["run"]["base"]["sha256"]
+    kept = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model"}
+    lines = sorted(f"{sha256(run / name)}  {name}\n" for name in kept | {"tokenizer_config.json"})
+    assert document["run"]["base"]["sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_without_measuring_nothing_but_the_levels_is_written(run: Path, out: Path) -> None:
+    document = export_to(out, run, "q8_0", "q4_0")
+    assert names(out) == {Q8, Q4} | REPORTS
+    assert [level["verdict"] for level in document["levels"]] == ["not measured", "not measured"]
+    assert document.get("reference") is None
+    assert "kld" not in document["levels"][0]
+
+
+def test_the_reference_is_a_level_that_was_asked_for(run: Path, out: Path, text: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    document = export_to(out, run, "bf16", "q8_0", text=text, chunks=1, scratch=scratch)
+    assert names(out) == {BF16, Q8} | REPORTS
+    assert names(scratch) == set()
+    assert level_of(document, "bf16")["kld"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert level_of(document, "bf16")["perplexity"]["value"] == document["reference"]["perplexity"]["value"]
+
+
+def test_the_folder_is_named_after_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    profiles = [load_profile("q8_0")]
+    options = Options(verify=False)
+    _, folder = export(str(run), profiles, None, options=options, progress=lambda _step, _done, _total: None)
+    assert folder == tmp_path / "run-gguf"
+    assert names(folder) == {Q8} | REPORTS
+
+
+# A folder that has something already.
+
+
+def test_an_existing_file_is_refused_and_kept(run: Path, out: Path) -> None:
+    out.mkdir()
+    (out / Q4).write_bytes(b"mine")
+    with pytest.raises(OutputError, match=rf"{Q4}: exists already\. Give --overwrite"):
+        export_to(out, run, "q8_0", "q4_0")
+    assert names(out) == {Q4}
+    assert (out / Q4).read_bytes() == b"mine"
+    export_to(out, run, "q8_0", "q4_0", overwrite=True)
+    assert names(out) == {Q8, Q4} | REPORTS
+    assert GGUFReader(out / Q4).tensors
+
+
+def test_more_levels_of_a_run_grow_its_report(run: Path, out: Path, text: Path) -> None:
+    first = export_to(out, run, "q8_0", text=text, chunks=2)
+    before = (out / Q8).stat()
+    second = export_to(out, run, "q4_0", "bf16", text=text)  # measured on as many chunks as the first
+    assert [level["quant"] for level in second["levels"]] == ["q8_0", "q4_0", "bf16"]
+    assert second["levels"][0] == first["levels"][0]
+    assert second["measured_on"] == first["measured_on"]
+    assert (out / Q8).stat() == before
+    assert names(out) == {Q8, Q4, BF16} | REPORTS
+    together = export_to(out.with_name("together"), run, "q8_0", "q4_0", "bf16", text=text, chunks=2)
+    assert together["levels"] == second["levels"]
+
+
+def test_a_level_asked_for_again_is_refused_or_replaced(run: Path, out: Path, text: Path) -> None:
+    export_to(out, run, "q8_0", "q4_0", text=text, chunks=1)
+    report = (out / "report.json").read_bytes()
+    with pytest.raises(OutputError, match=rf"{Q8}: exists already"):
+        export_to(out, run, "q8_0", "bf16", text=text, chunks=1)
+    assert (out / "report.json").read_bytes() == report
+    assert names(out) == {Q8, Q4} | REPORTS
+    document = export_to(out, run, "q8_0", text=text, chunks=1, overwrite=True)
+    assert sorted(level["quant"] for level in document["levels"]) == ["q4_0", "q8_0"]
+    assert read_report(out) == document
+
+
+def test_growing_by_other_figures_is_refused(run: Path, out: Path, text: Path) -> None:
+    export_to(out, run, "q8_0", text=text, chunks=1)
+    other = out.with_name("other.txt")
+    other.write_text("another text " * 999)
+    for changed, named in (
+        ({"chunks": 2}, "chunks 1, not 2"),
+        ({"mode": "llama.cpp"}, "mode default, not llama.cpp"),
+        ({"text": other}, "sha256"),
+    ):
+        with pytest.raises(OutputError, match=f"q8_0 were measured with {named}"):
+            export_to(out, run, "q4_0", **{"text": text} | changed)
+    with pytest.raises(OutputError, match="q8_0 were measured with reference bf16, not f32"):
+        export_to(out, run, "f32", text=text)
+    assert names(out) == {Q8} | REPORTS
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_the_folder_of_another_run_is_refused(file: str, run: Path, out: Path) -> None:
+    export_to(out, run, "q8_0")
+    if file.endswith(".json"):
+        change_json(run / file, note="another run")
+    else:
+        make("llama", run, dtype="bfloat16")
+    with pytest.raises(OutputError, match="holds q8_0 of another run, or of other files of this one"):
+        export_to(out, run, "q4_0")
+    assert names(out) == {Q8} | REPORTS
+
+
+def test_one_export_at_a_time_in_a_folder(run: Path, out: Path) -> None:
+    out.mkdir()
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(OutputError, match="another export is writing to it"):
+        export_to(out, run, "q8_0")
+    os.close(handle)
+    export_to(out, run, "q8_0")
+
+
+# Proofs.
+
+
+def add_tokens_that_overlap(run: Path) -> None:
+    """Rename two added tokens: of those that overlap in a text tokenizers takes the first, llama.cpp the longer."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (run / name).read_text(encoding="utf-8")
+        text = text.replace("<|python_tag|>", "own fo").replace("<|eom_id|>", "n fox jump")
+        (run / name).write_text(text, encoding="utf-8")
+
+
+def test_other_token_ids_than_the_tokenizers_fail_the_proof(out: Path, tmp_path: Path) -> None:
+    run = make("llama3", tmp_path / "run")
+    export_to(out.with_name("good"), run, "q8_0")
+    add_tokens_that_overlap(run)
+    with pytest.raises(ProofError, match=r"llama\.cpp splits 'The quick brown .* otherwise than tokenizer\.json"):
+        export_to(out, run, "q8_0", "q4_0")
+    assert names(out) == set()
+
+
+def test_a_weight_that_a_level_cannot_hold_fails_the_proof(out: Path, run: Path) -> None:
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415  (imports torch)
+
+    weights = load_file(run / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = 1e9  # the scale of a block of Q8_0 is an f16
+    save_file(weights, run / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ProofError, match=r"Q8_0\.gguf: llama\.cpp does not load .*(.|\n)*blk\.0\.ffn_up\.weight"):
+        export_to(out, run, "bf16", "q8_0")
+    assert names(out) == set()
+    export_to(out, run, "bf16")
+
+
+@pytest.mark.parametrize("kept", [100, 20_000, -1])
+def test_a_cut_file_fails_the_proof(kept: int, run: Path, tmp_path: Path) -> None:
+    _, files = written(run, tmp_path, ("q8_0",))
+    files["q8_0"].write_bytes(files["q8_0"].read_bytes()[:kept])
+    opened, _, plan = prepare(str(run), [load_profile("q8_0")], Options(verify=False))
+    with pytest.raises(ProofError, match=r"q8_0\.gguf: llama\.cpp does not load the finished file"):
+        prove(opened, plan, [files["q8_0"]], lambda _done, _total: None)
+
+
+def test_a_file_of_another_vocabulary_fails_the_proof(run: Path, tmp_path: Path) -> None:
+    _, files = written(make("mistral", tmp_path / "other"), tmp_path, ("q8_0",))
+    opened, _, plan = prepare(str(run), [load_profile("q8_0")], Options(verify=False))
+    with pytest.raises(ProofError, match=r"llama\.cpp reads 411 tokens, 409 were written"):
+        prove(opened, plan, [files["q8_0"]], lambda _done, _total: None)
+
+
+# Adapters, and what cannot be measured.
+
+
+def test_an_adapter_is_exported_as_its_merged_model_is(run: Path, out: Path, tmp_path: Path, text: Path) -> None:
+    from adapters import adapted, load, quiet, train  # noqa: PLC0415  (imports torch)
+
+    adapter = train(load(run), tmp_path / "chat-lora", target_modules=["q_proj", "down_proj"])
+    with quiet():
+        adapted(load(run), adapter).merge_and_unload().save_pretrained(tmp_path / "merged")
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
+        (tmp_path / "merged" / name).write_bytes((run / name).read_bytes())
+    document = export_to(out, adapter, "q4_k_m", base=str(run), text=text, chunks=1)
+    file = out / str(level_of(document, "q4_k_m")["file"])
+    assert tensors(file) == tensors(written(tmp_path / "merged", tmp_path / "truth", ("q4_k_m",))[1]["q4_k_m"])
+    assert document["run"]["kind"] == "lora"
+    assert document["run"]["adapters"][0]["path"] == str(adapter)
+    merge = document["merge"]
+    assert merge is not None
+    assert (merge["adapter_tensors"], merge["used"], merge["weights_changed"]) == (8, 8, 4)
+    assert merge["largest_relative_delta"] > 0
+
+
+def test_a_text_that_is_too_short_leaves_the_files_unmeasured(run: Path, out: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("the and of")
+    document = export_to(out, run, "q8_0", text=short)
+    level = level_of(document, "q8_0")
+    assert level["verdict"] == "error"
+    assert "has 3 tokens; windows of 512 need at least 511" in level["error"]
+    assert names(out) == {Q8} | REPORTS
+
+
+def test_a_text_that_cannot_be_read_is_found_before_the_work(run: Path, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9" * 1000)
+    for name, message in (("latin.txt", "not UTF-8: byte 0 is 0xe9"), ("none.txt", "No such file")):
+        with pytest.raises(GgufxError, match=message):
+            export_to(out, run, "q8_0", text=tmp_path / name)
+    assert not out.exists()
