@@ -101,7 +101,7 @@ def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[R
     run = open_run(path, base=options.base, revision=options.revision, base_revision=options.base_revision)
     source = open_source(run)
     wishes = Wishes(measured=options.verify, fallbacks=options.fallbacks)
-    plan = build(run, profiles, source.shapes(), dtypes=source.dtypes(), left_out=source.left_out, wishes=wishes)
+    plan = build(run, profiles, source, wishes)
     if options.verify:
         read_text(options.text)  # a text that cannot be read is found before the work, not after it
     return run, source, plan

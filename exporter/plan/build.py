@@ -14,6 +14,7 @@ from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
 from exporter.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
+    from exporter.merge import Merged
     from exporter.run import Run
 
 UNQUANTIZED = ("f32", "f16", "bf16")
@@ -27,31 +28,22 @@ class Wishes:
     fallbacks: bool = True
 
 
-def build(
-    run: "Run",
-    profiles: Sequence[Profile],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    dtypes: set[str],
-    left_out: tuple[str, ...] = (),
-    wishes: Wishes = Wishes(),
-) -> Plan:
-    """Decide everything about an export. GgufxError where run, tokenizer, shapes and profiles do not fit together.
+def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wishes = Wishes()) -> Plan:
+    """Decide everything about an export. GgufxError where run, tokenizer, source and profiles do not fit together.
 
     Args:
         run: the run.
         profiles: the levels asked for, in order.
-        shapes: the finished weights' shapes by our names.
-        dtypes: the types the base's weights are stored in.
-        left_out: parts of the model that are not exported.
+        source: the finished weights, of which only names, shapes and stored types are asked.
         wishes: what is to happen beside.
     """
+    shapes = source.shapes()
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors = lay_out(run.family, config, shapes)
     tokenizer = read_tokenizer(run.tokenizer_files, config, shapes[EMBEDDING][0], run.family.tokens)
-    reference = _reference(profiles, dtypes) if wishes.measured else None
-    apart = reference is not None and reference not in [profile.name for profile in profiles]
-    everything = [*profiles, *([load_profile(reference)] if apart and reference else [])]
+    reference = _reference(profiles, source.dtypes()) if wishes.measured else None
+    apart = {reference} - {profile.name for profile in profiles} - {None}
+    everything = [*profiles, *(load_profile(str(name)) for name in apart)]
     facts, sizes = _facts(run, config, tensors), {tensor.name: tensor.shape for tensor in tensors}
     choices = [choose_types(profile, sizes, facts) for profile in everything]
     jobs = _jobs(tensors, choices)
@@ -66,7 +58,7 @@ def build(
         levels=len(profiles),
         reference=reference,
         parameters=sum(job.weights for job in jobs if job.sources),
-        left_out=left_out,
+        left_out=source.left_out,
         warnings=(*run.warnings, *tokenizer.warnings),
         tokenizer=tokenizer,
     )
