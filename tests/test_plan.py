@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 from exported import change_json, planned, written
-from tiny import make
+from tiny import TINY, make
 
 from exporter.errors import GgufxError, PlanError
 from exporter.plan import row_bytes
@@ -142,6 +142,7 @@ WRONG: dict[str, tuple[str, dict[str, object], str]] = {
         {"shared_expert_intermediate_size": 96},
         r"shared_expert\.\w+\.weight is \[\d+, \d+\]",
     ),
+    "norm width": ("gemma3", {"head_dim": 64, "query_pre_attn_scalar": 64}, r"is \[\d+, 64\], config\.json makes it"),
     "a vocabulary beyond the rows": ("llama-linear", {}, r"embedding has 300 rows"),
 }
 
@@ -178,6 +179,22 @@ def test_a_missing_weight_is_refused_by_name(name: str, weight: str, tmp_path: P
     named = re.escape(weight) + (r"|experts\.0\.down_proj\.weight" if weight.endswith("experts.down_proj") else "")
     with pytest.raises(GgufxError, match=named):
         planned(run, "q4_k_m")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_each_tensors_shape_is_compared_with_the_config(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    run = make(name, tmp_path / "run")
+    stored = load_file(run / "model.safetensors")
+    left_out = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+    for weight in [key for key in stored if not key.startswith(left_out) and ".layers.1." not in key]:
+        if weight.endswith(("embed_tokens.weight", "lm_head.weight")):
+            continue  # compared with each other
+        short = stored | {weight: stored[weight][..., :-1].contiguous()}
+        save_file(short, run / "model.safetensors", {"format": "pt"})
+        with pytest.raises(PlanError, match=r"(is|are) \[.*, (config\.json makes it|the other experts are) \["):
+            planned(run, "q8_0")
 
 
 def test_experts_of_different_shapes_are_refused(tmp_path: Path) -> None:

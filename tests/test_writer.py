@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from exported import metadata, planned, tensors, written
 from gguf import GGUFReader
-from tiny import make
+from tiny import TINY, make
 
 from exporter import writer
 from exporter.errors import WeightError
@@ -51,7 +51,11 @@ def quantized_by_llamacpp(source: Path, out: Path) -> Mapping[str, Path]:
 
 # llama-256: rows of whole blocks. llama: rows that fit only the small blocks, or none. qwen3moe: experts.
 # gemma2: no head of its own. llama3: a tensor that no checkpoint stores.
-@pytest.mark.parametrize("name", ["llama-256", "llama", "qwen3moe", "gemma2", "llama3"])
+SHOWN = ("llama-256", "llama", "qwen3moe", "gemma2", "llama3")
+REST = [pytest.param(name, marks=pytest.mark.full) for name in TINY if name not in SHOWN]
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *REST])
 def test_every_level_has_the_bytes_of_llamacpps_quantizer(name: str, tmp_path: Path) -> None:
     _, ours = written(make(name, tmp_path / "run"), tmp_path / "out", LEVELS)
     theirs = quantized_by_llamacpp(ours["f32"], tmp_path)

@@ -90,33 +90,8 @@ def _sources(template: str, layer: int, config: Config) -> tuple[str, ...]:
 
 def _check_shapes(tensors: list[Tensor], config: Config) -> None:
     """PlanError where a tensor is not as large as config.json says."""
-    hidden, heads = cast("int", config["hidden_size"]), cast("int", config["num_attention_heads"])
-    head = cast("int", config.get("head_dim", hidden // heads))
-    queries, keys = heads * head, cast("int", config["num_key_value_heads"]) * head
-    inner = config.get("intermediate_size")
-    experts = config.get("moe_intermediate_size", inner)
-    shared = config.get("shared_expert_intermediate_size", inner)
-    expected = {
-        "attn_q.weight": (queries, hidden),
-        "attn_k.weight": (keys, hidden),
-        "attn_v.weight": (keys, hidden),
-        "attn_output.weight": (hidden, queries),
-        "ffn_gate.weight": (inner, hidden),
-        "ffn_up.weight": (inner, hidden),
-        "ffn_down.weight": (hidden, inner),
-        "ffn_gate_exps.weight": (config.get("num_experts"), experts, hidden),
-        "ffn_up_exps.weight": (config.get("num_experts"), experts, hidden),
-        "ffn_down_exps.weight": (config.get("num_experts"), hidden, experts),
-        "ffn_gate_inp.weight": (config.get("num_experts"), hidden),
-        "ffn_gate_shexp.weight": (shared, hidden),
-        "ffn_up_shexp.weight": (shared, hidden),
-        "ffn_down_shexp.weight": (hidden, shared),
-        "attn_q.bias": (queries,),
-        "attn_k.bias": (keys,),
-        "attn_v.bias": (keys,),
-    }
     rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
-    expected |= {"token_embd.weight": (rows, hidden), "output.weight": (rows, hidden)}
+    expected = _expected_shapes(config, rows)
     for tensor in tensors:
         size = expected.get(re.sub(r"^blk\.\d+\.", "", tensor.name))
         if size is not None and tensor.shape != size:
@@ -124,3 +99,47 @@ def _check_shapes(tensors: list[Tensor], config: Config) -> None:
                 f"{tensor.sources[0]} is {list(tensor.shape)}, config.json makes it {list(size)}. The weights and "
                 "config.json are of different models."
             )
+
+
+def _expected_shapes(config: Config, rows: int) -> dict[str, tuple[object, ...]]:
+    """The shape of each tensor by its name in a layer, as config.json says; the embedding's rows are its own."""
+    hidden, heads = cast("int", config["hidden_size"]), cast("int", config["num_attention_heads"])
+    head = cast("int", config.get("head_dim", hidden // heads))
+    queries, keys = heads * head, cast("int", config["num_key_value_heads"]) * head
+    inner, count = config.get("intermediate_size"), config.get("num_experts")
+    experts = config.get("moe_intermediate_size", inner)
+    shared = config.get("shared_expert_intermediate_size", inner)
+    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "output_norm")
+    return dict.fromkeys((f"{norm}.weight" for norm in norms), (hidden,)) | {
+        "token_embd.weight": (rows, hidden),
+        "output.weight": (rows, hidden),
+        "attn_q.weight": (queries, hidden),
+        "attn_k.weight": (keys, hidden),
+        "attn_v.weight": (keys, hidden),
+        "attn_output.weight": (hidden, queries),
+        "attn_q_norm.weight": (head,),
+        "attn_k_norm.weight": (head,),
+        "attn_q.bias": (queries,),
+        "attn_k.bias": (keys,),
+        "attn_v.bias": (keys,),
+        "attn_output.bias": (hidden,),
+        **_feed_forward_shapes("", hidden, (), inner),
+        **_feed_forward_shapes("_exps", hidden, (count,), experts),
+        **_feed_forward_shapes("_shexp", hidden, (), shared),
+        "ffn_gate.bias": (inner,),
+        "ffn_up.bias": (inner,),
+        "ffn_down.bias": (hidden,),
+        "ffn_gate_inp.weight": (count, hidden),
+        "ffn_gate_inp_shexp.weight": (1, hidden),
+    }
+
+
+def _feed_forward_shapes(
+    kind: str, hidden: int, experts: tuple[object, ...], inner: object
+) -> dict[str, tuple[object, ...]]:
+    """The three matrices of a feed-forward block, dense, of all experts, or shared."""
+    return {
+        f"ffn_gate{kind}.weight": (*experts, inner, hidden),
+        f"ffn_up{kind}.weight": (*experts, inner, hidden),
+        f"ffn_down{kind}.weight": (*experts, hidden, inner),
+    }
