@@ -41,21 +41,6 @@ def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[li
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other exports out of a folder. OutputError where one is at work there."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise OutputError(f"{folder}: another export is writing to it. Wait for it, or give another --out.") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder for temporary files, removed with what is in it. OutputError where none can be made."""
     try:
@@ -68,16 +53,26 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and see that it can be written to. OutputError where it cannot."""
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder that can be written to, for one export at a time; where that fails, no empty folder is left.
+
+    OutputError where it cannot be written to, or another export is at work there.
+    """
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written to ({error.strerror}). Give another --out or --scratch."
-        ) from error
+        raise OutputError(f"{folder}: cannot be written to ({error.strerror}). Give another --out.") from error
+    try:
+        with _locked(folder):
+            yield
+    except BaseException:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -110,5 +105,20 @@ def _flush(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other exports out of a folder. OutputError where one is at work there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise OutputError(f"{folder}: another export is writing to it. Wait for it, or give another --out.") from None
+    try:
+        yield
     finally:
         os.close(handle)

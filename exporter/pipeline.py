@@ -9,15 +9,7 @@ from typing import Any, Literal
 
 from exporter.errors import EngineError
 from exporter.merge import Merged
-from exporter.outputs import (
-    file_hash,
-    folder_hash,
-    locked,
-    make_folder,
-    replaced_when_done,
-    require_space,
-    scratch_folder,
-)
+from exporter.outputs import file_hash, folder_hash, made_folder, replaced_when_done, require_space, scratch_folder
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
@@ -68,17 +60,13 @@ def export(
         progress: told how far each step is.
 
     Returns:
-        The report, and the folder that holds it with the files.
-
-    Raises:
-        GgufxError: where the export cannot be made; no file has its name then.
+        The report, and the folder that holds it with the files. GgufxError: no file has its name.
     """
     run, source, plan = prepare(path, profiles, options)
     folder = (out or Path(f"{run.path.name}-gguf")).absolute()
-    make_folder(folder)
-    hashes = hash_inputs(run, source)
-    earlier = _earlier(folder, (run, hashes), plan, options)
-    with locked(folder), scratch_folder(options.scratch or folder) as scratch:
+    with made_folder(folder), scratch_folder(options.scratch or folder) as scratch:
+        hashes = hash_inputs(run, source)
+        earlier = _earlier(folder, (run, hashes), plan, options)
         files, apart = _places(plan, folder, scratch)
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
             write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
@@ -88,11 +76,14 @@ def export(
         fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
         fields |= {"checks": checks, "levels": [level_block(plan, k, file_hash(file)) for k, file in enumerate(files)]}
         if plan.reference:
-            reference = apart[0] if apart else files[[output.level for output in plan.outputs].index(plan.reference)]
+            reference = apart[0] if apart else folder / plan.output(plan.reference).file
             measuring = _measuring(options, earlier)
-            fields |= measured(fields["levels"], (plan.reference, reference, files), measuring, progress)
-    document = finished(grown(fields, earlier))
-    write_report(document, folder)
+            try:
+                fields |= measured(fields["levels"], (plan.reference, reference, files), measuring, progress)
+            except EngineError as error:  # the files are made and proved: they stay, and the report says why
+                fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in fields["levels"]]
+        document = finished(grown(fields, earlier))
+        write_report(document, folder)
     return document, folder
 
 
@@ -126,15 +117,13 @@ def measured(
         progress: told how far it is.
 
     Returns:
-        The document's blocks about the measurement; empty where llama.cpp could not evaluate the reference.
+        The document's blocks about the measurement.
+
+    Raises:
+        EngineError: llama.cpp could not evaluate the reference, or the text is too short.
     """
     kind, reference, candidates = files
-    try:
-        found = measure(reference, candidates, measuring, _step("measure", progress))
-    except EngineError as error:
-        for block in levels:
-            block.update(verdict="error", error=str(error))
-        return {}
+    found = measure(reference, candidates, measuring, _step("measure", progress))
     for block, level in zip(levels, found.levels, strict=True):
         block.update(level_fields(found, level), verdict="error" if level.error else "pass")
     return {"measured_on": measured_on_fields(found), "reference": {"kind": kind, **reference_fields(found)}}

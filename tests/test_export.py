@@ -48,7 +48,7 @@ def export_to(out: Path, run: Path, *levels: str, **options: Any) -> dict[str, A
 
 
 def names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
+    return {file.name for file in folder.glob("*")}
 
 
 def sha256(file: Path) -> str:

@@ -44,7 +44,7 @@ def test_an_interrupt_while_writing_leaves_nothing(sent: signal.Signals, wide: P
     assert (child.returncode, printed) == (130, "")
     assert rest.splitlines()[-1] == "interrupted: nothing that was unfinished is kept"
     assert "Traceback" not in rest
-    assert list(out.iterdir()) == []
+    assert not out.exists()
     assert time.monotonic() - begin < 30
 
 
@@ -63,4 +63,4 @@ def test_an_interrupt_later_keeps_what_is_finished(step: str, tmp_path: Path) ->
     assert (child.returncode, printed) == (130, "")
     assert rest.splitlines()[-1] == "interrupted: nothing that was unfinished is kept"
     files = {"run-139K-Q8_0.gguf", "run-139K-Q4_0.gguf"} if step == "measure" else set()
-    assert {file.name for file in out.iterdir()} == files
+    assert {file.name for file in out.glob("*")} == files

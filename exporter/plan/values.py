@@ -86,6 +86,10 @@ class Plan:
     warnings: tuple[str, ...]
     tokenizer: Tokenizer = field(repr=False)
 
+    def output(self, level: str) -> Output:
+        """The output of a level."""
+        return next(output for output in self.outputs if output.level == level)
+
     def types(self, output: int) -> dict[str, int]:
         """How many weights have each type in one output."""
         counts: dict[str, int] = {}
