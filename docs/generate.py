@@ -41,7 +41,7 @@ it is. stdout is the result (with `--json` one JSON document and nothing else), 
 | exit status | when |
 | --- | --- |
 | 0 | done |
-| 1 | made, but a level failed or could not be measured |
+| 1 | made, but a level could not be measured: the report says why |
 | 2 | could not be made, a proof failed, or wrong usage: the message says what to do |
 | 130 | interrupted by Ctrl-C |
 """

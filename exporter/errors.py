@@ -1,4 +1,4 @@
-"""The tree of errors: raised in the core, caught once in ``cli.py``.
+"""The tree of errors: raised in the core, caught once in ``cli``.
 
     GgufxError              what a user can mend: exit status 2
     ├── RunError            the run folder, its adapter's or base's files, its config.json

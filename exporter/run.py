@@ -105,7 +105,13 @@ def _resolve(name: str, revision: str | None, what: str) -> Path:
         return folder.resolve()
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
-        raise RunError(f"{name}: {found}. Give the {what}'s folder, or a Hub id such as org/name.")
+        advice = (
+            "adapter_config.json names it, or --base; it was looked for relative to the run and to the current folder. "
+            "Give the base model with --base DIR_OR_ID."
+        )
+        raise RunError(
+            f"{name}: {found}. {advice if what == 'base' else 'Give the run, a folder or a Hub id such as org/name.'}"
+        )
     return _download(name, revision, what)
 
 

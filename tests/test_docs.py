@@ -43,7 +43,7 @@ def tracked() -> list[Path]:
     """The repository's text files."""
     if which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("no git repository")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    command = ["git", "ls-files", "-z"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split("\0")
     return [ROOT / one for one in listed if one and (ROOT / one).is_file() and b"\0" not in (ROOT / one).read_bytes()]
 
@@ -123,6 +123,13 @@ def headings(file: Path) -> set[str]:
     """The anchors of a document's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ +(.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_readmes_lists_are_fresh() -> None:
+    if which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git repository")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == runpy.run_path(str(ROOT / "docs" / "generate.py"))["readme"](text), "run: python docs/generate.py"
 
 
 def test_the_page_of_commands_is_fresh() -> None:

@@ -205,7 +205,8 @@ def test_gemmas_rebuilt_tokenizer_is_the_published_one() -> None:
     ours = real("gemma-3-270m") / "tokenizer.json"
     if not published.exists():
         pytest.skip(f"{published.parent.name}'s tokenizer.json is absent")
-    assert json.loads(ours.read_text(encoding="utf-8")) == json.loads(published.read_text(encoding="utf-8"))
+    same = ours.read_bytes() == published.read_bytes()  # another version of tokenizers may lay it out otherwise
+    assert same or json.loads(ours.read_text("utf-8")) == json.loads(published.read_text("utf-8"))
 
 
 @pytest.mark.full

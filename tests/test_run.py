@@ -101,7 +101,7 @@ def test_a_checkpoint_that_is_incomplete_is_refused(missing: str, base: Path, tm
 
 
 def test_folders_that_hold_no_run_are_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no such folder.*Give the run's folder, or a Hub id"):
+    with pytest.raises(RunError, match=r"no such folder.*Give the run, a folder or a Hub id"):
         open_run(tmp_path / "nothing")
     with pytest.raises(RunError, match="is a file, expected a folder"):
         open_run(base / "config.json")
@@ -132,7 +132,7 @@ def test_bases_that_are_none_are_refused(base: Path, tmp_path: Path, monkeypatch
     adapter = write_adapter(tmp_path / "run", None, {})
     with pytest.raises(RunError, match=r"names no base model. Give it with --base"):
         open_run(adapter)
-    with pytest.raises(RunError, match=r"gone: there is no such folder. Give the base's folder"):
+    with pytest.raises(RunError, match=r"gone: there is no such folder. adapter_config.json names it"):
         open_run(write_adapter(tmp_path / "gone", tmp_path / "base" / "gone", {}))
     chained = write_adapter(tmp_path / "chained", write_adapter(tmp_path / "first", base, {}), {})
     with pytest.raises(RunError, match=r"first: the base model's folder holds an adapter.*--base"):

@@ -31,7 +31,7 @@ def cli() -> None:
 @click.argument("run")
 @takes("quant", "out", "base", "base_revision", "revision", "text", "chunks", "compat", "no_verify", "no_fallback")
 @takes("overwrite", "threads", "scratch", "quiet", "json")
-def export(run: str, quant: str, out: Path | None, **asked: Any) -> int:  # noqa: ANN401  (options, by name)
+def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> int:  # noqa: ANN401  (options, by name)
     """Merge, convert, quantize, verify and report a RUN: a folder or a Hub id."""
     from exporter.pipeline import export as run_export  # noqa: PLC0415  (slow to import)
 
@@ -55,7 +55,7 @@ def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
 @cli.command()
 @click.argument("run")
 @takes("quant", "base", "base_revision", "revision", "no_fallback", "json")
-def plan(run: str, quant: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
+def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Print every decision of an export of a RUN, before a weight is read; writes nothing."""
     from exporter.pipeline import prepare  # noqa: PLC0415
     from exporter.plan.show import as_document, render  # noqa: PLC0415
@@ -126,10 +126,11 @@ def profiles(name: str | None, *, as_json: bool) -> None:
             click.echo(f"{one.name:<8}  {one.default:<5}  {len(one.rules)} rules")
 
 
-def _profiles(quant: str) -> "Sequence[Profile]":
+def _profiles(quants: tuple[str, ...]) -> "Sequence[Profile]":
     """The profiles of ``--quant``; ProfileError for one named twice."""
     from exporter.profiles import load_profile  # noqa: PLC0415
 
+    quant = ",".join(quants)
     found = [load_profile(name.strip()) for name in quant.split(",") if name.strip()]
     names = [profile.name for profile in found]
     twice = sorted({name for name in names if names.count(name) > 1})

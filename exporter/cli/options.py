@@ -16,7 +16,12 @@ FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     "quant": click.option(
-        "--quant", default="q4_k_m", metavar="LEVEL[,…]", help="Levels, or paths of TOML profiles.", show_default=True
+        "--quant",
+        multiple=True,
+        default=("q4_k_m",),
+        metavar="LEVEL[,…]",
+        help="Levels, or paths of TOML profiles.",
+        show_default=True,
     ),
     "out": click.option("--out", type=FILE, metavar="DIR", help="Output folder; without it <run>-gguf here."),
     "base": click.option("--base", metavar="DIR_OR_ID", help="The base model, in place of the one the adapter names."),
@@ -36,7 +41,10 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         "--threads", type=click.IntRange(0), default=0, metavar="N", help="Cores to use (default: all)."
     ),
     "scratch": click.option(
-        "--scratch", type=FOLDER, metavar="DIR", help="Place for temporary files (default: the output folder)."
+        "--scratch",
+        type=FOLDER,
+        metavar="DIR",
+        help="Place for temporary files, such as the 16-bit reference (default: the output folder).",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
     "quiet": click.option("--quiet", is_flag=True, help="No progress on stderr."),

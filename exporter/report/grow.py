@@ -54,14 +54,22 @@ def earlier_report(
 def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
     """A document with the levels of an earlier one before its own; a level made again stands once, as it is now."""
     if earlier is None:
-        return new
+        return new | {"levels": _ordered(new["levels"])}
     made = {level["quant"] for level in new["levels"]}
     kept = [level for level in earlier["levels"] if level["quant"] not in made]
-    fields = new | {"levels": [*kept, *new["levels"]]}
+    fields = new | {"levels": _ordered([*kept, *new["levels"]])}
+    if kept:
+        commands: Any = earlier.get("earlier_commands") or []
+        fields["earlier_commands"] = [*commands, earlier["command"]]
     for key in ("measured_on", "reference"):
         if fields.get(key) is None and earlier.get(key) is not None:
             fields[key] = earlier.get(key)
     return fields
+
+
+def _ordered(levels: list[Any]) -> list[Any]:
+    """Levels from the largest file to the smallest, however they came."""
+    return sorted(levels, key=lambda level: -int(level["bytes"]))
 
 
 def remove_report(folder: Path) -> None:

@@ -25,6 +25,7 @@ NOTES = (
         "Top-1",
         "top-1 agreement, the share of tokens where the file and the reference find the same next token most likely.",
     ),
+    ("Verdict", "pass or fail of the gates that were asked for; without gates, whether the level was measured."),
     ("bpw", "bits per weight, the bits of all tensors, divided by the number of weights."),
 )
 
@@ -81,7 +82,7 @@ def _summary_row(level: Level) -> tuple[Cell, ...]:
     perplexity, kld, top1 = level.get("perplexity"), level.get("kld"), level.get("top1")
     return (
         Code(level["quant"]),
-        Mark(level["verdict"]),
+        Mark(verdict(level)),
         size(level["bytes"]),
         bits(level.get("bpw")),
         with_error(perplexity["value"], perplexity.get("error")) if perplexity else NOT_MEASURED,
@@ -90,6 +91,11 @@ def _summary_row(level: Level) -> tuple[Cell, ...]:
         plain(kld.get("p99"), 3) if kld else NOT_MEASURED,
         percent(top1["value"], top1.get("error")) if top1 else NOT_MEASURED,
     )
+
+
+def verdict(level: Level) -> str:
+    """Return a level's verdict in words: without gates there is nothing to pass, so "measured" is all to say."""
+    return "measured" if level["verdict"] == "pass" and not level.get("gates") else level["verdict"]
 
 
 def ratio(perplexity: Perplexity | None, sign: str = " ± ") -> str:
@@ -121,14 +127,12 @@ def _beyond(levels: list[Level]) -> tuple[Block, ...]:
                 kld.get("floor"),
             )
             rows.append((Code(level["quant"]), *map(plain, values)))
-    blocks: tuple[Block, ...] = _table(head, rows, set(range(1, len(head))))
-    if rows:
-        text = (
-            "KL divergence over tokens, in nats. The floor is the reference measured against itself: the engine "
-            "cannot measure less."
-        )
-        blocks = (Text(text), *blocks)
-    return (*blocks, *_other_measures(levels))
+    if not rows:
+        return _other_measures(levels)
+    text = "KL divergence over tokens, in nats."
+    if any(row[-1] != NOT_MEASURED for row in rows):
+        text += " The floor is the reference measured against itself: the engine cannot measure less."
+    return (Text(text), *_measured_columns(head, rows), *_other_measures(levels))
 
 
 def _other_measures(levels: list[Level]) -> tuple[Block, ...]:
@@ -148,11 +152,17 @@ def _other_measures(levels: list[Level]) -> tuple[Block, ...]:
             )
     if not rows:
         return ()
-    text = (
-        "Δp is the change in the probability of the text's own next token. Survival is how much of the fine-tune's "
-        "effect on the base model the file kept; 100 % is all of it."
-    )
-    return (Text(text), *_table(head, rows, set(range(1, len(head)))))
+    text = "Δp is the change in the probability of the text's own next token."
+    if any(level.get("survival") for level in levels):
+        text += " Survival is how much of the fine-tune's effect on the base model the file kept; 100 % is all of it."
+    return (Text(text), *_measured_columns(head, rows))
+
+
+def _measured_columns(head: Sequence[str], rows: list[tuple[Cell, ...]]) -> tuple[Block, ...]:
+    """A table without the columns in which nothing was measured."""
+    kept = [i for i in range(len(head)) if any(row[i] != NOT_MEASURED for row in rows)]
+    narrow = [tuple(row[i] for i in kept) for row in rows]
+    return _table(tuple(head[i] for i in kept), narrow, set(range(1, len(kept))))
 
 
 def _tasks(levels: list[Level]) -> tuple[Block, ...]:

@@ -1,5 +1,6 @@
 """A report as the table that a terminal shows."""
 
+from collections import Counter
 from io import StringIO
 
 from rich.cells import cell_len
@@ -7,11 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exporter.report.levels import ratio
+from exporter.report.levels import ratio, verdict
 from exporter.report.numbers import NOT_MEASURED, bits, percent, plain, size, with_error
 from exporter.report.schema import Document, Level
 
 HEAD = ("level", "size", "bpw", "perplexity", "ratio", "KLD", "p99", "top-1 %", "verdict")
+LEGEND = (
+    "ratio: perplexity / the reference's. KLD: mean KL divergence from the reference, in nats; p99: what 99 % of",
+    "tokens stay below. top-1: how often the likeliest token is the reference's. ±: one standard error over chunks.",
+)
 FIRST, LAST = 0, len(HEAD) - 1
 TIGHT = "±"
 FOLDED_NAME, FOLDED_VERDICT = 8, 9
@@ -52,14 +57,28 @@ def _row(level: Level) -> tuple[str, ...]:
         plain(kld.get("p99"), 3) if kld else "-",
         percent(top1["value"], top1.get("error"), TIGHT) if top1 else "-",
     )
-    return (*("-" if cell == NOT_MEASURED else cell for cell in cells), level["verdict"])
+    return (*("-" if cell == NOT_MEASURED else cell for cell in cells), verdict(level))
 
 
 def _remarks(document: Document) -> list[str]:
     errors = [f"error: {level['quant']}: {level['error']}" for level in document["levels"] if level.get("error")]
     warnings = [f"warning: {text}" for text in document.get("warnings") or ()]
-    notes = ["", "±: one standard error over chunks"] if any(level.get("kld") for level in document["levels"]) else []
-    return [*notes, *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())])]
+    notes = ["", *LEGEND] if any(level.get("kld") for level in document["levels"]) else []
+    return [
+        *notes,
+        *_substitutes(document),
+        *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())]),
+    ]
+
+
+def _substitutes(document: Document) -> list[str]:
+    """A line for each level that holds other types than its profile wanted."""
+    lines = []
+    for level in document["levels"]:
+        kinds = Counter((one["wanted"], one["got"], one.get("why")) for one in level.get("fallbacks") or ())
+        parts = [f"{n} x {got} for {wanted} ({why})" for (wanted, got, why), n in kinds.items()]
+        lines += [printable(f"{level['quant']}: other types than wanted: {', '.join(parts)}")] if parts else []
+    return ["", *lines] if lines else []
 
 
 def printable(text: str) -> str:
