@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 # The main job on the embedded example.
 demo: $(READY)
 	rm -rf demo
-	$(BIN)/ggufx export examples/run --quant q8_0,q6_k,q4_k_m,q2_k --text examples/heldout.txt --out demo
+	$(BIN)/ggufx export examples/whence --quant q8_0,q6_k,q4_k_m,q2_k --text examples/heldout.txt --out demo
 
 test: $(READY)
 	$(BIN)/pytest -m 'not full'

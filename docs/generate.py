@@ -19,14 +19,15 @@ DATA = {
     "quant_profiles": "one TOML file for each level",
     "tests/reference/golden": "what llama.cpp's converter made of the tiny models",
     "tests/reference/perplexity": "two tiny GGUF files, and what llama-perplexity printed of them",
-    "examples/base": "the example's base model, trained here",
-    "examples/run": "the example's fine-tune: a LoRA adapter",
+    "examples/folio-4m": "the example's base model, trained by train.py",
+    "examples/whence": "the example's fine-tune: a LoRA adapter that says where a passage is from",
 }
 PLAIN = {
     "LICENSE": "Apache-2.0",
     "pyproject.toml": "the package, its dependencies, the tools' settings",
     ".gitignore": "what is not kept",
     "run": "what CI runs",
+    "report.png": "the page of the example's report",
     "default.txt": "the evaluation text that comes along, public domain",
     "page.css": "the style of the report's page",
     "heldout.txt": "text that the example was not trained on",
