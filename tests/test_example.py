@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from exported import written
 
-from exporter.llamacpp import Engine, Shape
+from exporter.llamacpp import Engine, Shape, go_on
 from exporter.verify import Options, level_fields, measure
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -35,19 +35,7 @@ def answers(engine: Engine, template: jinja2.Template, question: dict[str, str])
     """Whether a file's greedy answer to a question is the expected one, and ends there."""
     messages = [{"role": "user", "content": question["prompt"]}]
     text = template.render(messages=messages, add_generation_prompt=True, bos_token="")
-    ids = engine.tokenize(text.encode(), add_special=True, parse_special=True)
-    logits = np.empty((1, engine.facts.n_vocab), np.float32)
-    written_ids: list[int] = []
-    position = 0
-    while len(written_ids) < ANSWER:
-        engine.decode(ids, position, len(ids) - 1)
-        engine.rows(0, logits)
-        position += len(ids)
-        ids = np.asarray([logits.argmax()], np.int32)
-        if int(ids[0]) in engine.facts.eog:
-            break
-        written_ids.append(int(ids[0]))
-    return engine.pieces(written_ids).decode("utf-8", "replace").strip() == question["answer"]
+    return go_on(engine, text, ANSWER).strip() == question["answer"]
 
 
 def test_the_fine_tune_answers_and_the_base_does_not(levels: dict[str, Path], tmp_path: Path) -> None:

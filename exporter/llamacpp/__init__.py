@@ -217,19 +217,24 @@ def load(path: Path, texts: Sequence[str]) -> Loaded:
 
 def generate(path: Path, prompt: str, n: int) -> str:
     """The text of at most ``n`` tokens that a file writes after a prompt, always its likeliest one."""
-    data = prompt.encode("utf-8")
     with Engine(path) as engine:
-        ids = engine.tokenize(data, add_special=True, parse_special=True)
+        ids = engine.tokenize(prompt.encode("utf-8"), add_special=True, parse_special=True)
         engine.start(Shape(context=len(ids) + n, batch=len(ids), outputs=1))
-        logits = np.empty((1, engine.facts.n_vocab), np.float32)
-        written: list[int] = []
-        position = 0
-        while len(written) < n:
-            engine.decode(ids, position, len(ids) - 1)
-            engine.rows(0, logits)
-            position += len(ids)
-            ids = np.asarray([logits.argmax()], np.int32)
-            if int(ids[0]) in engine.facts.eog:
-                break
-            written.append(int(ids[0]))
-        return engine.pieces(written).decode("utf-8", "replace")
+        return go_on(engine, prompt, n)
+
+
+def go_on(engine: Engine, prompt: str, n: int) -> str:
+    """As ``generate``, by an engine that has a context long enough for the prompt and ``n`` tokens more."""
+    ids = engine.tokenize(prompt.encode("utf-8"), add_special=True, parse_special=True)
+    logits = np.empty((1, engine.facts.n_vocab), np.float32)
+    written: list[int] = []
+    position = 0
+    while len(written) < n:
+        engine.decode(ids, position, len(ids) - 1)
+        engine.rows(0, logits)
+        position += len(ids)
+        ids = np.asarray([logits.argmax()], np.int32)
+        if int(ids[0]) in engine.facts.eog:
+            break
+        written.append(int(ids[0]))
+    return engine.pieces(written).decode("utf-8", "replace")
