@@ -92,6 +92,7 @@ DEFAULTS: dict[str, Default] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
 }
+MIXTRAL_DEFAULTS = DEFAULTS | {"rms_norm_eps": 1e-5, "rope_theta": 1000000.0}
 GEMMA_DEFAULTS: dict[str, Default] = {
     "head_dim": 256,
     "tie_word_embeddings": True,

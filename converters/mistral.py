@@ -29,7 +29,8 @@ MISTRAL = Family(
         "blk.{i}.attn_k.weight": rope_pairs(ATTN + ".k_proj.weight", heads="num_key_value_heads"),
     },
     metadata=SIZES | GIVEN_HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "rope_dim"},
-    defaults=DEFAULTS | {"rope_dim": Ratio("hidden_size", "num_attention_heads", unless="head_dim")},
+    defaults=DEFAULTS
+    | {"sliding_window": 4096, "rope_dim": Ratio("hidden_size", "num_attention_heads", unless="head_dim")},
     requires=YARN_GRAPH | {"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
     notes=WINDOW,
     dropped=DROPPED,

@@ -3,13 +3,13 @@
 from converters.decoder import (
     ATTN,
     DECODER,
-    DEFAULTS,
     DROPPED,
     EXPERT_COUNTS,
     FFN_NORM,
     GIVEN_HEAD_DIM,
     HEAD,
     LAYER,
+    MIXTRAL_DEFAULTS,
     MLP,
     ROPE,
     SIZES,
@@ -52,7 +52,7 @@ MIXTRAL = Family(
     | ROPE
     | EXPERT_COUNTS
     | {"vocab_size": "vocab_size", "rope.dimension_count": "rope_dim"},
-    defaults=DEFAULTS | {"rope_dim": Ratio("hidden_size", "num_attention_heads", unless="head_dim")},
+    defaults=MIXTRAL_DEFAULTS | {"rope_dim": Ratio("hidden_size", "num_attention_heads", unless="head_dim")},
     requires=YARN_GRAPH | {"hidden_act": ("silu", None), "rope_type": ("default", "linear", "yarn")},
     notes=WINDOW,
     dropped=DROPPED,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from converters.spec import AtLayers, Config, Family, Ratio, Required, SameAs
 from exporter.errors import RunError
@@ -14,6 +15,28 @@ SPELLINGS = {
     "rope_local_theta": ("rope_local_base_freq",),
     "dtype": ("torch_dtype",),
 }
+# Where null is a value of its own ("none"), not the family's default.
+NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window", "query_pre_attn_scalar")
+# Numbers of things: whole, below 2^31; above 0 wherever GGUF needs one.
+COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+    "sliding_window",
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+)
+NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+LARGEST = 2**31
+LARGEST_FLOAT = 3.4e38  # float32's, in which GGUF keeps them
+ALL_WINDOWED = "without a full layer"
 FLOATS = ("rope_theta", "rope_local_theta", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping")
 
 # Fields of a rotation's parameters: stored name -> ours. What is not listed for a type stops the run.
@@ -41,11 +64,13 @@ OPTIONAL_ROPE = {"rope_extrapolation_factor", "rope_attention_factor", "rope_bet
 
 def read_json(path: Path) -> dict[str, object]:
     """A JSON object from a file. RunError if it is missing, unreadable, or something else than an object."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path}: is no file. Restore it from the training run.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such file. A run or model folder needs one.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read as JSON ({error}). Restore it from the training run.") from error
     if not isinstance(value, dict):
         raise RunError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
@@ -55,7 +80,8 @@ def read_json(path: Path) -> dict[str, object]:
 def read_config(path: Path) -> dict[str, object]:
     """A model's config.json: text fields at the top, one name for each, rotation as flat ``rope_…`` fields.
 
-    Fields that are null are left out. RunError for a file without ``architectures``, or an unknown kind of rotation.
+    Fields that are null are left out, but those of ``NULLABLE``. RunError for a file without ``architectures``, an
+    unknown kind of rotation, or a list of layers that is not as long as the model.
     """
     stored = read_json(path)
     names = stored.get("architectures")
@@ -63,15 +89,15 @@ def read_config(path: Path) -> dict[str, object]:
         raise RunError(f"{path}: names no architecture (`architectures`). Copy the field from the base model's config.")
     text = stored.get("text_config")
     merged = stored | (text if isinstance(text, dict) else {})
-    config = {key: value for key, value in merged.items() if value is not None}
+    config = {key: value for key, value in merged.items() if value is not None or key in NULLABLE}
     config["architecture"] = names[0]
     for ours, others in SPELLINGS.items():
         for other in others:
             if other in config:
                 config[ours] = config.pop(other)
     config |= _rotation(config, path)
-    config |= {key: _number(config[key], key, path) for key in FLOATS if key in config}
-    if pattern := _window_pattern(config):
+    config |= {key: _number(config[key], key, path) for key in FLOATS if config.get(key) is not None}
+    if pattern := _window_pattern(config, path):
         config["sliding_window_pattern"] = pattern
     return config
 
@@ -111,6 +137,8 @@ def _scaling(stored: Mapping[str, object], path: Path) -> dict[str, object]:
         elif key in known:
             number = _number(value, key, path)
             flat[known[key]] = int(number) if known[key] == "rope_original_context" else number
+            if known[key] == "rope_original_context" and not 1 <= number < LARGEST:
+                raise RunError(f"{path}: {key} is {value!r}, expected a whole number from 1 to {LARGEST - 1}.")
         elif (key, value) != ("partial_rotary_factor", 1.0):
             raise RunError(f"{path}: rope type {kind!r} has a field {key!r} that is not known here ({value!r}).")
     missing = [key for key, ours in known.items() if ours not in flat and ours not in OPTIONAL_ROPE]
@@ -124,17 +152,37 @@ def _scaling(stored: Mapping[str, object], path: Path) -> dict[str, object]:
 
 
 def _number(value: object, key: str, path: Path) -> float:
-    """A number of a JSON file as a float; RunError for anything else."""
+    """A number of a JSON file as a float, above 0; RunError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RunError(f"{path}: {key} is {value!r}, expected a number.")
+    if not 0 < value < LARGEST_FLOAT:  # not a number is neither
+        raise RunError(f"{path}: {key} is {_shown(value)}, expected a number above 0. Copy it from the base's config.")
     return float(value)
 
 
-def _window_pattern(config: Mapping[str, object]) -> int | str | None:
-    """N where every N-th layer attends to everything, "irregular" where none fits, None where no layer list says."""
+def _shown(value: object) -> str:
+    """A value for a message, cut where it is long; Python refuses to print the longest whole numbers."""
+    if isinstance(value, int) and abs(value) > 1 << 100:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)[:60]
+
+
+def _window_pattern(config: Mapping[str, object], path: Path) -> int | str | None:
+    """N where every N-th layer attends to everything, a word where none fits, None where no layer list says.
+
+    RunError for a list that is not as long as the model has layers.
+    """
     kinds = config.get("layer_types")
-    if not isinstance(kinds, list) or "full_attention" not in kinds:
+    if kinds is None:
         return None
+    layers = config.get("num_hidden_layers")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        found = f"{len(kinds)} entries" if isinstance(kinds, list) else _shown(kinds)
+        raise RunError(f"{path}: layer_types has {found}, expected one for each of {_shown(layers)} layers.")
+    if not all(kind in ("full_attention", "sliding_attention") for kind in kinds):
+        return "irregular"
+    if "full_attention" not in kinds:
+        return ALL_WINDOWED
     pattern = kinds.index("full_attention") + 1
     regular = all((kind == "full_attention") == ((i + 1) % pattern == 0) for i, kind in enumerate(kinds))
     return pattern if regular else "irregular"
@@ -145,10 +193,17 @@ def complete(config: Config, family: Family, path: Path) -> tuple[dict[str, obje
 
     RunError where a field that GGUF cannot say has a value that llama.cpp's graph does not compute.
     """
+    _check_counts(config, family, path)
     full = {"rope_type": "default"} | dict(config)
     for key, default in family.defaults.items():
         if key not in full and default is not None:
             full[key] = _value(default, full)
+    _check_nulls(full, family, path)
+    pattern = family.requires.get("sliding_window_pattern", (0,))[0]
+    if full.get("sliding_window_pattern") == ALL_WINDOWED and cast("int", full["num_hidden_layers"]) < cast(
+        "int", pattern
+    ):
+        del full["sliding_window_pattern"]  # too few layers for the first full one
     for key, accepted in family.requires.items():
         values = [_value(value, full) for value in accepted]
         found = full.get(key)
@@ -158,8 +213,34 @@ def complete(config: Config, family: Family, path: Path) -> tuple[dict[str, obje
                 f"{' or '.join(repr(value) for value in values if value is not None) or 'none'}. "
                 "The finished file would answer differently from the trained model, so it is not made."
             )
-    warnings = [note.format(value=full[key]) for key, note in family.notes.items() if key in full]
+    warnings = [note.format(value=full[key]) for key, note in family.notes.items() if full.get(key) is not None]
     return full, tuple(warnings)
+
+
+def _check_counts(config: Config, family: Family, path: Path) -> None:
+    """RunError for a number of things that is absent where the family has no default, or no such number."""
+    written = family.metadata.values()
+    for name in COUNTS:
+        value = config.get(name)
+        if value is None and (name in family.defaults or name not in NEEDED):
+            continue
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        lowest = 1 if name in written or name in NEEDED or name == "head_dim" else 0
+        if not whole or not lowest <= cast("int", value) < LARGEST:
+            raise RunError(
+                f"{path}: {name} is {_shown(value)}, expected a whole number from {lowest} to {LARGEST - 1}. "
+                "Copy it from the base model's config."
+            )
+
+
+def _check_nulls(config: Config, family: Family, path: Path) -> None:
+    """RunError where a field says "none" that llama.cpp always computes with."""
+    for name in NULLABLE:
+        if name in config and config[name] is None and name in family.metadata.values():
+            raise RunError(
+                f"{path}: {name} is null, that is none; llama.cpp computes {family.arch} always with one. The finished "
+                "file would answer differently from the trained model, so it is not made."
+            )
 
 
 def _field(config: Config, name: str) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+from exporter.errors import PlanError
+
 if TYPE_CHECKING:
     from exporter.plan.values import Value
 
@@ -26,7 +28,7 @@ def header(metadata: "Mapping[str, Value]", tensors: Iterable[tuple[str, tuple[i
     first = {"general.architecture": metadata["general.architecture"]}
     values = first | dict(metadata)
     infos = _infos(tensors)
-    pairs = [_text(key) + _value(value) for key, value in values.items()]
+    pairs = [_pair(key, value) for key, value in values.items()]
     data = b"".join([b"GGUF", struct.pack("<IQQ", VERSION, len(infos), len(pairs)), *pairs, *infos])
     return data + bytes(-len(data) % ALIGNMENT)
 
@@ -43,6 +45,14 @@ def _infos(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> list[bytes]:
         infos.append(_text(name) + rest)
         offset += -(-prod(shape) // block * size // ALIGNMENT) * ALIGNMENT
     return infos
+
+
+def _pair(key: str, value: "Value") -> bytes:
+    """A key and its value. PlanError for a number, or a text, that the format cannot hold."""
+    try:
+        return _text(key) + _value(value)
+    except (struct.error, OverflowError, UnicodeEncodeError) as error:
+        raise PlanError(f"{key}: {value!r:.60} cannot be written in GGUF ({error}). Correct the run's file.") from error
 
 
 def _text(text: str) -> bytes:

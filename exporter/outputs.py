@@ -4,14 +4,16 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from exporter.errors import OutputError
 
 PARTIAL = ".partial"
+SCRATCH = ".ggufx-"
 BLOCK = 1 << 22
 
 
@@ -21,7 +23,7 @@ def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[li
 
     OutputError for a file that exists, unless it may be overwritten.
     """
-    there = [file for file in files if file.exists()]
+    there = [file for file in files if os.path.lexists(file)]
     if there and not overwrite:
         raise OutputError(
             f"{there[0]}: exists already{f', and {len(there) - 1} more' if there[1:] else ''}. "
@@ -30,25 +32,41 @@ def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[li
     partial = [file.with_name(file.name + PARTIAL) for file in files]
     try:
         yield partial
-        for whole, file in zip(partial, files, strict=True):
-            whole.replace(file)
+        _name(partial, files)
     except BaseException:
-        for file in partial:
+        for file in {*partial, *files} - set(there):
             file.unlink(missing_ok=True)
         raise
     for folder in {file.parent for file in files}:
         _flush(folder)
 
 
+def require_files(files: Sequence[Path]) -> None:
+    """OutputError where a file, or its partial file, cannot be made under its name."""
+    for file in (*files, *(whole.with_name(whole.name + PARTIAL) for whole in files)):
+        try:
+            mode = file.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise OutputError(
+                f"{file}: no file can have this name ({error.strerror}). Rename the run's folder, which it is made "
+                "of, or give another --out."
+            ) from error
+        if stat.S_ISDIR(mode):
+            raise OutputError(f"{file}: is a folder, expected a file or nothing. Move it away, or give another --out.")
+
+
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder for temporary files, removed with what is in it. OutputError where none can be made."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".ggufx-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
     except OSError as error:
         raise OutputError(f"{parent}: cannot be written to ({error.strerror}). Give another --scratch.") from error
     try:
-        yield folder
+        with _locked(folder):  # so that no other export takes it for one that was left behind
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -59,7 +77,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 
     OutputError where it cannot be written to, or another export is at work there.
     """
-    new = not folder.exists()
+    new = not os.path.lexists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -68,6 +86,7 @@ def made_folder(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder}: cannot be written to ({error.strerror}). Give another --out.") from error
     try:
         with _locked(folder):
+            _remove_left(folder)
             yield
     except BaseException:
         if new and not any(folder.iterdir()):
@@ -85,6 +104,16 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
+def require_unchanged(file: Path, size: int, sha256: str | None) -> None:
+    """OutputError where a file that a report lists is gone, or is another one by now."""
+    there = file.is_file()
+    if not there or file.stat().st_size != size or file_hash(file) != sha256:
+        raise OutputError(
+            f"{file}: report.json lists it, but it {'was changed since' if there else 'is not there'}. Put it back, "
+            "make its level again as well with --overwrite, or give another --out."
+        )
+
+
 def file_hash(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
@@ -98,6 +127,22 @@ def folder_hash(files: Sequence[Path]) -> str:
     """SHA-256 of the sorted lines ``<sha256>  <name>`` of a folder's files."""
     lines = sorted(f"{file_hash(file)}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _name(partial: Sequence[Path], files: Sequence[Path]) -> None:
+    """Give finished files their names."""
+    for whole, file in zip(partial, files, strict=True):
+        try:
+            whole.replace(file)
+        except OSError as error:
+            raise OutputError(f"{file}: cannot be given its name ({error.strerror}). Give another --out.") from error
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the scratch folders that killed exports left; one that is in use is locked."""
+    for left in folder.glob(f"{SCRATCH}*"):
+        with suppress(OutputError, OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

@@ -1,20 +1,30 @@
 """From a training run to measured files: the one place that knows the order of the steps."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.errors import EngineError
+from exporter.errors import EngineError, OutputError
 from exporter.merge import Merged
-from exporter.outputs import file_hash, folder_hash, made_folder, replaced_when_done, require_space, scratch_folder
+from exporter.outputs import (
+    file_hash,
+    folder_hash,
+    made_folder,
+    replaced_when_done,
+    require_files,
+    require_space,
+    require_unchanged,
+    scratch_folder,
+)
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
 from exporter.report.compose import export_blocks, finished, level_block, new_document
-from exporter.report.grow import earlier_report, grown, remove_report
+from exporter.report.grow import FILES, earlier_report, grown
 from exporter.run import Run, open_run
 from exporter.source import open_source
 from exporter.tokenizer import find_tokenizer_files
@@ -27,6 +37,8 @@ from exporter.writer import write
 Progress = Callable[[str, int, int], None]
 """Called with a step's name, how much of it is done, and how much there is."""
 CHUNKS = 40
+REPORT_BYTES = 4_000_000
+"""Room that is kept for a report: more than one of dozens of levels takes."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +83,18 @@ def export(
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
             write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
             checks = prove(run, plan, partial, _step("prove", progress))
-            if earlier is None or options.overwrite:
-                remove_report(folder)
+            levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(partial)]
         fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
-        fields |= {"checks": checks, "levels": [level_block(plan, k, file_hash(file)) for k, file in enumerate(files)]}
+        fields |= {"checks": checks, "levels": levels}
+        document = _report(fields, earlier, folder)  # of what stands now, should the measuring be cut short
         if plan.reference:
             reference = apart[0] if apart else folder / plan.output(plan.reference).file
             measuring = _measuring(options, earlier)
             try:
-                fields |= measured(fields["levels"], (plan.reference, reference, files), measuring, progress)
+                fields |= measured(levels, (plan.reference, reference, files), measuring, progress)
             except EngineError as error:  # the files are made and proved: they stay, and the report says why
-                fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in fields["levels"]]
-        document = finished(grown(fields, earlier))
-        write_report(document, folder)
+                fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in levels]
+            document = _report(fields, earlier, folder)
     return document, folder
 
 
@@ -102,7 +113,11 @@ def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:
     """The SHA-256 of each folder that the export is made of: the base's and each adapter's."""
     folders = {run.base: [*source.files(), run.base / "config.json"]}
     folders |= {adapter.folder: [adapter.weights, adapter.folder / "adapter_config.json"] for adapter in run.adapters}
-    return {folder: folder_hash([*files, *find_tokenizer_files(folder).values()]) for folder, files in folders.items()}
+    inputs = {folder: {*files, *find_tokenizer_files(folder).values()} for folder, files in folders.items()}
+    # Tokenizer files from elsewhere, such as beside the checkpoints, belong to the run.
+    own = run.adapters[0].folder if run.adapters else run.base
+    inputs[own] |= set(run.tokenizer_files.values()).difference(*inputs.values())
+    return {folder: folder_hash(sorted(files)) for folder, files in inputs.items()}
 
 
 def measured(
@@ -141,9 +156,9 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
         levels: list[dict[str, Any]] = [
             {
                 "quant": _level(path),
-                "files": [str(path)],
+                "files": [str(shard) for shard in shards(path)],
                 "file": str(path),
-                "bytes": path.stat().st_size,
+                "bytes": sum(shard.stat().st_size for shard in shards(path)),
                 "verdict": "error",
             }
             for path in files
@@ -159,11 +174,24 @@ def cores(threads: int) -> int:
 
 
 def _places(plan: Plan, folder: Path, scratch: Path) -> tuple[list[Path], list[Path]]:
-    """Where the levels go, and where a reference of its own; OutputError where the disks have no room for them."""
+    """Where the levels go, and where a reference of its own; OutputError where their names or disks do not allow it."""
     levels, apart = plan.outputs[: plan.levels], plan.outputs[plan.levels :]
-    require_space(folder, sum(output.bytes for output in levels))
+    files = [folder / output.file for output in levels]
+    require_files([*files, *(folder / name for name in FILES)])
+    require_space(folder, sum(output.bytes for output in levels) + REPORT_BYTES)
     require_space(scratch, sum(output.bytes for output in apart))
-    return [folder / output.file for output in levels], [scratch / output.file for output in apart]
+    return files, [scratch / output.file for output in apart]
+
+
+def _report(fields: Mapping[str, Any], earlier: Document | None, folder: Path) -> Document:
+    """The document of an export and of the folder's earlier levels, written; OutputError where that fails."""
+    document = finished(grown(dict(fields), earlier))
+    try:
+        write_report(document, folder)
+    except OutputError as error:
+        files = ", ".join(level["file"] for level in fields["levels"])
+        raise OutputError(f"{error} The files are made and whole, in {folder}: {files}.") from error
+    return document
 
 
 def _measuring(options: Options, earlier: Document | None = None) -> Measuring:
@@ -186,6 +214,15 @@ def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress
     return plan.outputs[0].level, file
 
 
+def shards(file: Path) -> list[Path]:
+    """A file's shards that are there, in llama.cpp's naming, when it is the first of some; else the file alone."""
+    first = re.fullmatch(r"(.+)-00001-of-(\d{5})\.gguf", file.name)
+    if first is None:
+        return [file]
+    names = (f"{first[1]}-{k + 1:05}-of-{first[2]}.gguf" for k in range(int(first[2])))
+    return [file.with_name(name) for name in names if file.with_name(name).exists()]
+
+
 def _level(file: Path) -> str:
     """What a file calls its own level; its name where it does not say, or cannot be read (llama.cpp then says why)."""
     from gguf import GGUFReader, LlamaFileType  # noqa: PLC0415  (slow to import)
@@ -206,12 +243,17 @@ def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, o
     if options.verify:
         asked = {"sha256": read_text(options.text).sha256, "mode": options.mode, "chunks": options.chunks}
         asked["reference"] = plan.reference
-    return earlier_report(
+    replaced = {output.level for output in plan.outputs[: plan.levels]} if options.overwrite else set()
+    report = earlier_report(
         folder,
         {"base": hashes[run.base], "adapters": [hashes[adapter.folder] for adapter in run.adapters]},
         asked,
-        replaced={output.level for output in plan.outputs[: plan.levels]} if options.overwrite else set(),
+        replaced=replaced,
     )
+    for level in report["levels"] if report else []:
+        if level["quant"] not in replaced:
+            require_unchanged(folder / level["file"], level["bytes"], level.get("sha256"))
+    return report
 
 
 def _step(name: str, progress: Progress) -> Callable[[int, int], None]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,10 @@ TRAINER_FILES = {
 }
 TRAINER_WORDS = ("llama-factory", "axolotl", "unsloth", "trl")
 TRAINED = ("trainer_state.json", "training_args.bin", "trainer_log.jsonl", "train_results.json", "all_results.json")
+FETCHED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.md", "LICENSE*")
+"""What is fetched of a Hub repository; ``*`` reaches into folders too."""
+FETCHED_BIN = ("*adapter_model*.bin", "*pytorch_model*.bin")
+"""Fetched as well where those give no weights: most repositories that hold such files hold safetensors too."""
 NOT_A_NAME = re.compile(r"checkpoint-\d+|adapter|lora|merged|output|outputs|final|run|model", re.IGNORECASE)
 
 
@@ -37,7 +42,7 @@ class Run:
     """A training run, or a plain checkpoint: everything that is known before a tensor is read."""
 
     path: Path
-    """The folder as the user named it."""
+    """The folder as the user named it, or the Hub id."""
     folder: Path
     """Where its weights lie: the same, or the checkpoint that was taken."""
     kind: str
@@ -71,6 +76,7 @@ def open_run(
         base_revision: the Hub revision of the base.
     """
     given = _resolve(str(path), revision, "run")
+    named = given if Path(path).expanduser().is_dir() else Path(path)
     folder, notes = _weights_folder(given)
     adapters = _adapters(folder, based=base is not None)
     if adapters:
@@ -78,12 +84,12 @@ def open_run(
     elif base is not None:
         raise RunError(f"{folder}: is a full model, not an adapter, so --base {base} has no meaning. Leave it out.")
     else:
-        base_name, base_folder = given.name, folder
+        base_name, base_folder = given.name if given == named else str(named), folder
     stored = read_config(base_folder / "config.json")
     family = _family(stored, base_folder)
     config, warnings = complete(stored, family, base_folder / "config.json")
     return Run(
-        path=given,
+        path=named,
         folder=folder,
         kind="lora" if adapters else "full" if _trained(folder) else "checkpoint",
         trainer=_trainer(folder, given, adapters),
@@ -101,8 +107,11 @@ def open_run(
 def _resolve(name: str, revision: str | None, what: str) -> Path:
     """A folder: the one named, else the Hub's cache, else the Hub."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
+    try:
+        if folder.is_dir():
+            return folder.resolve()
+    except OSError as error:
+        raise RunError(f"{name}: no folder can have this name ({error.strerror}). Give the {what}'s folder.") from error
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         advice = (
@@ -116,21 +125,54 @@ def _resolve(name: str, revision: str | None, what: str) -> Path:
 
 
 def _download(name: str, revision: str | None, what: str) -> Path:
-    """A Hub repository's folder in the cache; downloaded where it is not there."""
+    """A Hub repository's folder in the cache; downloaded where it is not there whole."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415  (slow to import)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.md", "LICENSE*"]
     try:
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(
+                snapshot_download(name, revision=revision, allow_patterns=list(FETCHED), local_files_only=True)
+            )
+            if _is_whole(folder):
+                return folder
+        for patterns in (FETCHED, FETCHED + FETCHED_BIN):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+            if _is_whole(folder):
+                return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise RunError(
-            f"{name}: the {what} is no folder here, not in the Hub's cache, and could not be fetched from the Hub "
-            f"({str(error).partition(chr(10))[0]}). Give its folder{' with --base DIR' if what == 'base' else ''}."
+            f"{name}: the {what} is no folder here, not whole in the Hub's cache, and could not be fetched from the "
+            f"Hub ({str(error).partition(chr(10))[0]}). Give its folder{' with --base DIR' if what == 'base' else ''}."
         ) from error
+    raise RunError(
+        f"{name}: neither the Hub's cache ({folder}) nor the Hub gave an adapter or a model with all its weights. "
+        f"Fetch it with a network, or give a folder{' with --base DIR' if what == 'base' else ''}."
+    )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a Hub repository's folder, or a checkpoint in it, holds an adapter's weights or all of a model's."""
+    return any(
+        ((place / "adapter_config.json").exists() and any((place / name).exists() for name in ADAPTER_FILES))
+        or ((place / "config.json").exists() and _has_all_weights(place))
+        for place in (folder, *folder.glob("checkpoint-*"))
+    )
+
+
+def _has_all_weights(folder: Path) -> bool:
+    """Whether all files of a model's weights are there: by its index, or by the numbers in their names."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.exists():
+            places = read_json(index).get("weight_map")
+            if isinstance(places, dict) and all((folder / str(file)).exists() for file in places.values()):
+                return True
+            continue
+        files = list(folder.glob(f"{stem}-*-of-*.{suffix}"))
+        if (folder / f"{stem}.{suffix}").exists() or (files and len(files) == int(files[0].stem.rpartition("-")[2])):
+            return True
+    return False
 
 
 def _weights_folder(given: Path) -> tuple[Path, tuple[str, ...]]:
@@ -203,6 +245,8 @@ def _base(adapter: Adapter, override: str | None, revision: str | None) -> tuple
     name = override or (named if isinstance(named, str) and named else None)
     if name is None:
         raise RunError(f"{adapter.folder / 'adapter_config.json'}: names no base model. Give it with --base DIR_OR_ID.")
+    told = adapter.config.get("revision")  # the base's, in PEFT's words
+    revision = revision or (told if override is None and isinstance(told, str) and told else None)
     beside = adapter.folder / name
     folder = beside.resolve() if override is None and beside.is_dir() else _resolve(name, revision, "base")
     if not _has_model(folder):

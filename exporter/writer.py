@@ -77,7 +77,9 @@ def write(
 
 def _begin(file: Path, head: bytes, size: int) -> int:
     """A new file of the final size with its header, its space reserved so that a full disk shows at once."""
-    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
+    file.unlink(missing_ok=True)
+    # O_EXCL: a link of this name is never followed to a file elsewhere.
+    sink = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(sink, 0, size)

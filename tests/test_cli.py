@@ -276,6 +276,6 @@ def test_a_profile_of_ones_own_is_a_level(ggufx: Ggufx, run: Path, tmp_path: Pat
     mine.write_text('name = "mine"\nfile_type = "MOSTLY_Q8_0"\ndefault = "Q5_1"\n')
     done = ggufx("export", run, "--quant", f"{mine},q8_0", "--no-verify", "--out", tmp_path / "out", "--json")
     assert done.status == 0
-    assert [level["quant"] for level in done.document["levels"]] == ["mine", "q8_0"]
-    assert done.document["levels"][0]["file"] == "run-139K-MINE.gguf"
-    assert set(done.document["levels"][0]["types"]) == {"Q5_1", "F32"}
+    assert [level["quant"] for level in done.document["levels"]] == ["q8_0", "mine"]  # the largest first
+    assert done.document["levels"][1]["file"] == "run-139K-MINE.gguf"
+    assert set(done.document["levels"][1]["types"]) == {"Q5_1", "F32"}

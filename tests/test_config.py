@@ -1,16 +1,18 @@
 """config.json in one spelling: two versions of transformers say the same, and what llama.cpp cannot compute stops."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tiny import TINY, make
 
 from converters import find
 from converters.spec import Family
-from exporter.config import complete, read_config
+from exporter.config import COUNTS, FLOATS, NULLABLE, complete, read_config
 from exporter.errors import RunError
 from exporter.run import open_run
 
@@ -108,6 +110,8 @@ def test_rotations_that_are_known_become_flat_fields(tmp_path: Path) -> None:
             read_config(_config("llama", tmp_path, rope_parameters=json.loads(text)))
 
 
+NO_COUNTS = (0, -1, 2**31, 10**4000, 64.0, "64", True, [64], {}, float("nan"))
+NO_FLOATS = (0, -1.0, 1e300, 10**400, float("nan"), float("inf"))
 REFUSED = (
     ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; llama.cpp computes llama only with 'silu'"),
     ("llama", {"rope_scaling": None, "head_dim": None, "num_attention_heads": None}, "num_attention_heads is None"),
@@ -123,8 +127,24 @@ REFUSED = (
     ("gemma2", {"layer_types": ["full_attention"] * 4}, "sliding_window_pattern is 1"),
     ("gemma3", {"query_pre_attn_scalar": 168}, "query_pre_attn_scalar is 168; llama.cpp computes gemma3 only with 32"),
     ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; .* only with none"),
-    ("gemma3", {"layer_types": ["full_attention", "sliding_attention"] * 3}, "sliding_window_pattern is 'irregular'"),
+    (
+        "gemma3",
+        {"layer_types": ["full_attention", "sliding_attention"] * 3 + ["full_attention"]},
+        "sliding_window_pattern is 'irregular'",
+    ),
     ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+    ("gemma2", {"layer_types": ["sliding_attention"] * 4}, "sliding_window_pattern is 'without a full layer'"),
+    ("gemma3", {"layer_types": ["sliding_attention"] * 7}, "sliding_window_pattern is 'without a full layer'"),
+    ("gemma3", {"layer_types": ["chunked_attention"] * 7}, "sliding_window_pattern is 'irregular'"),
+    ("gemma3", {"layer_types": ["sliding_attention"] * 6}, "layer_types has 6 entries, expected one for each of 7"),
+    ("gemma3", {"layer_types": 7}, "layer_types has 7, expected one for each of 7"),
+    *(("llama", {"hidden_size": value}, "hidden_size is .*, expected a whole number from 1") for value in NO_COUNTS),
+    *(("mixtral", {name: -1, "num_local_experts": -1}, "is -1, expected a whole number") for name in COUNTS),
+    ("llama", {"num_hidden_layers": None}, "num_hidden_layers is None, expected a whole number"),
+    ("gemma3", {"sliding_window": 0}, "sliding_window is 0, expected a whole number from 1"),
+    *(("llama", {name: value}, f"{name} is .*, expected a number above 0") for name in FLOATS for value in NO_FLOATS),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0, expected a number above 0"),
+    ("qwen2", {"rope_scaling": YARN | {"original_max_position_embeddings": 2**31}}, "expected a whole number from 1"),
     ("llama", {"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5', expected a number"),
 )
 
@@ -136,6 +156,54 @@ def test_what_the_graph_does_not_compute_is_refused(
     _read(_config(name, tmp_path), name)
     with pytest.raises(RunError, match=message):
         _read(_config(name, tmp_path, **fields), name)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_defaults_are_those_of_transformers(name: str) -> None:
+    family = _family(name)
+    for architecture in family.architectures:
+        if architecture == "LLaMAForCausalLM":  # a name of before transformers had the model
+            continue
+        made = getattr(transformers, architecture).config_class()
+        theirs = getattr(made, "text_config", made).to_dict()
+        rope = theirs["rope_parameters"]
+        theirs["rope_theta"] = rope.get("full_attention", rope)["rope_theta"]
+        theirs["rope_local_theta"] = rope.get("sliding_attention", {}).get("rope_theta")
+        numbers = {key: value for key, value in family.defaults.items() if isinstance(value, bool | int | float)}
+        assert numbers == {key: theirs[key] for key in numbers}
+        assert {"rope_theta", "rms_norm_eps", "tie_word_embeddings"} <= set(numbers)
+        assert not {key for key in NULLABLE if theirs.get(key) and not theirs.get("use_sliding_window")} - set(numbers)
+
+
+@pytest.mark.parametrize("field", NULLABLE)
+def test_null_is_not_the_familys_default(field: str, tmp_path: Path) -> None:
+    file = _config("gemma2", tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: None}))
+    with pytest.raises(RunError, match=rf"{field} is (null, that is none; llama.cpp computes gemma2 always|None; )"):
+        _read(file, "gemma2")
+    without = json.loads(file.read_text())
+    del without[field]
+    nulls = {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None}
+    file.write_text(json.dumps(without | nulls | {"query_pre_attn_scalar": 256}))
+    read = _read(file, "gemma2")
+    assert read[field] == _family("gemma2").defaults[field]
+    assert (read["head_dim"], read["num_key_value_heads"]) == (256, read["num_attention_heads"])
+
+
+def test_few_layers_may_all_be_windowed(tmp_path: Path) -> None:
+    file = _config("gemma3", tmp_path, num_hidden_layers=5, layer_types=["sliding_attention"] * 5)
+    assert "sliding_window_pattern" not in _read(file, "gemma3")
+
+
+def test_json_that_is_too_deep_or_no_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(RunError, match=r"cannot be read as JSON"):
+        read_config(file)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(RunError, match=r"config.json: is no file"):
+        read_config(file)
 
 
 @pytest.mark.parametrize("name", TINY)

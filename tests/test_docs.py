@@ -72,7 +72,8 @@ def check(words: list[str]) -> None:
         [word for word in words[1:] if word not in {placeholder, "--help", "-h"}]
     )
     assert not rest, f"{words[0]}: {rest} is too much"
-    for level in str(values.get("quant", "")).split(","):
+    asked = values.get("quant")
+    for level in ",".join(asked if isinstance(asked, list | tuple) else ["q4_k_m"]).split(","):
         known = level in profile_names() or level.endswith(".toml") or not level.islower()
         assert known, f"no such level: {level}"
 

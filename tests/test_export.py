@@ -142,8 +142,8 @@ def test_more_levels_of_a_run_grow_its_report(run: Path, out: Path, text: Path) 
     first = export_to(out, run, "q8_0", text=text, chunks=2)
     before = (out / Q8).stat()
     second = export_to(out, run, "q4_0", "bf16", text=text)  # measured on as many chunks as the first
-    assert [level["quant"] for level in second["levels"]] == ["q8_0", "q4_0", "bf16"]
-    assert second["levels"][0] == first["levels"][0]
+    assert [level["quant"] for level in second["levels"]] == ["bf16", "q8_0", "q4_0"]
+    assert level_of(second, "q8_0") == level_of(first, "q8_0")
     assert second["measured_on"] == first["measured_on"]
     assert (out / Q8).stat() == before
     assert names(out) == {Q8, Q4, BF16} | REPORTS

@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
+from exporter.errors import PlanError
 from exporter.header import header
 from exporter.plan.values import Value
 
@@ -52,3 +53,9 @@ def test_equals_gguf_py(tmp_path: Path) -> None:
 def test_arrays_are_of_one_type(values: Value) -> None:
     with pytest.raises(ValueError, match="of one type"):
         header({"general.architecture": "llama", "key": values}, [])
+
+
+@pytest.mark.parametrize("value", [2**32, -1, 1e300, "\ud800", (2**31,)])
+def test_a_value_that_the_format_cannot_hold_is_named(value: Value) -> None:
+    with pytest.raises(PlanError, match=r"llama.odd: .* cannot be written in GGUF"):
+        header({"general.architecture": "llama", "llama.odd": value}, [])

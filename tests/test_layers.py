@@ -48,7 +48,7 @@ SLOW = {"torch", "transformers", "peft", "llama_cpp", "matplotlib", "huggingface
 """Imported where they are used, so that ``ggufx --help`` answers at once."""
 WIDE = {
     "exporter/tokenizer/special.py": "the tokenizers library raises Exception itself",
-    "exporter/tokenizer/template.py": "a template may raise anything",
+    "exporter/tokenizer/render.py": "a template may raise anything",
 }
 """Files beside the commands that may catch Exception, and why."""
 

@@ -1,6 +1,7 @@
 """The merge as a view equals PEFT's `merge_and_unload` in float32, for whatever an adapter may hold."""
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from adapters import (
     source_of,
     store,
     train,
+    write_adapter,
 )
 from tiny import TINY, make
 
 from converters.spec import EMBEDDING, HEAD
+from exporter.errors import MergeError
 from exporter.merge import Merged, read_changes
+from exporter.run import open_run
 from exporter.source.checkpoint import Checkpoint
 from exporter.source.files import open_file
 from exporter.source.names import Names, Weight
@@ -239,3 +243,47 @@ def test_slices_of_a_large_matrix_equal_the_whole_product(shape: tuple[int, int]
         change = float((expected[name] - before[name]).abs().max())
         allowed = 2.0**-22 * max(change, float(before[name].abs().max()))
         assert float((torch.cat(parts) - expected[name]).abs().max()) <= allowed
+
+
+KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+ODD: tuple[tuple[dict[str, torch.Tensor | None], dict[str, object], str], ...] = (
+    ({KEY.format("A"): torch.ones(4, 64, 1)}, {}, r"lora_A.* is \[4, 64, 1\] .* expected two matrices"),
+    ({KEY.format("B"): torch.ones(4)}, {}, r"lora_B.* is \[4\], expected two matrices"),
+    ({}, {"lora_alpha": 0}, "changes nothing of the exported model: .* or its lora_alpha is"),
+    ({}, {"lora_alpha": float("nan")}, "lora_alpha nan, expected numbers"),
+    ({}, {"layers_to_transform": [1]}, r"layers\.0\.self_attn\.q_proj, but layers_to_transform .* is \[1\]"),
+    ({}, {"layers_to_transform": 1}, r"layers\.0\.self_attn\.q_proj, but layers_to_transform .* is 1"),
+    ({}, {"rank_pattern": {"(q_proj": 4}}, r"rank_pattern holds .*\(q_proj.*, no regular expression"),
+)
+
+
+@pytest.mark.parametrize(("tensors", "fields", "message"), ODD)
+def test_an_adapter_that_contradicts_itself_is_refused(
+    tensors: dict[str, torch.Tensor | None], fields: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    base = make("llama", tmp_path / "base")
+    with pytest.raises(MergeError, match=message):
+        source_of(write_adapter(tmp_path / "run", base, tensors, **fields), base)
+
+
+@pytest.mark.parametrize("layers", [0, [0, 1], [], None])
+def test_layers_to_transform_that_hold_the_tensors_are_taken(layers: object, tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    source = source_of(write_adapter(tmp_path / "run", base, {}, layers_to_transform=layers), base)
+    assert set(source.changes.by_weight) == {"model.layers.0.self_attn.q_proj.weight"}
+
+
+def test_the_adapters_revision_is_its_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make("llama", tmp_path / "base")
+    cache = tmp_path / "cache"
+    for revision in ("main", "v2"):
+        commit = {"main": "a", "v2": "b"}[revision] * 40
+        shutil.copytree(base, cache / "models--org--base" / "snapshots" / commit)
+        (cache / "models--org--base" / "refs").mkdir(exist_ok=True)
+        (cache / "models--org--base" / "refs" / revision).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run = write_adapter(tmp_path / "run", None, {}, base_model_name_or_path="org/base", revision="v2")
+    assert open_run(run).base.name == "b" * 40
+    assert open_run(run, base_revision="main").base.name == "a" * 40
+    assert open_run(run, base="org/base").base.name == "a" * 40

@@ -1,6 +1,7 @@
 """Stored tensors: in whatever files, layout or type they lie, the same weights come out, or a message says why not."""
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from adapters import finished, source_of, write_adapter
 from tiny import TINY, make, weights
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.errors import SourceError
+from exporter.errors import PlanError, SourceError
+from exporter.plan.tensors import lay_out
+from exporter.run import open_run
 from exporter.source.files import open_file, open_model
 
 Weights = Mapping[str, torch.Tensor]
@@ -269,3 +272,22 @@ def test_a_vocabulary_is_as_long_as_the_embedding(tmp_path: Path) -> None:
     stored = _load(tmp_path)
     _save({**stored, EMBEDDING: stored[EMBEDDING][:100]}, tmp_path)
     assert source_of(tmp_path).shapes()[EMBEDDING] == (100, 64)
+
+
+def test_what_is_no_shard_or_no_file_is_named(tmp_path: Path) -> None:
+    folder = make("llama", tmp_path)
+    (folder / "model.safetensors").rename(folder / "model-best-of-all.safetensors")
+    with pytest.raises(SourceError, match=r"holds no weights. Expected model.safetensors"):
+        open_model(folder)
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(SourceError, match=r"model.safetensors: is no file, expected one of tensors"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(("name", "field"), [("llama", "num_hidden_layers"), ("mixtral", "num_local_experts")])
+def test_more_layers_or_experts_than_weights_are_refused(name: str, field: str, tmp_path: Path) -> None:
+    file = make(name, tmp_path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: 2**31 - 1}))
+    run = open_run(tmp_path)
+    with pytest.raises(PlanError, match=r"tells of .* the model has only \d+ weights"):
+        lay_out(run.family, run.config, source_of(tmp_path).shapes())

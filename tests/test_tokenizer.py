@@ -15,6 +15,7 @@ from exporter.errors import TokenizerError
 from exporter.tokenizer import find_tokenizer_files, read_tokenizer
 from exporter.tokenizer.pre import cuts_alike
 from exporter.tokenizer.sample import expected_ids
+from exporter.tokenizer.template import end_of_turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,3 +213,73 @@ def test_sentencepiece_style_ids(tmp_path: Path, order: str, spaces: str) -> Non
     scores = tokenizer.metadata[GGML + "scores"]
     assert isinstance(scores, tuple)
     assert scores[259:262] == (0.0, -1.0, -2.0) or order == "scrambled"  # as a SentencePiece model has them
+
+
+ENDLESS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 10**(10**9) }}",
+    "{{ 'a' * 10**11 }}",
+    "{{ '%999999999d' | format(1) * 9 }}",
+)
+
+
+@pytest.mark.parametrize("template", ENDLESS)
+def test_a_template_without_end_is_a_warning(template: str) -> None:
+    marker, warning = end_of_turn(template, ["<|turn|>"], {})
+    assert marker is None
+    assert warning is not None
+    assert "The chat template cannot render a question and its answer: " in warning
+
+
+def test_template_names_that_are_one_in_gguf_are_refused(tmp_path: Path) -> None:
+    templates = [{"name": name, "template": CHAT} for name in ("default", "tool-use", "tool_use")]
+    with pytest.raises(TokenizerError, match=r"default, tool-use, tool_use are not all different"):
+        read(make_bytes(tmp_path / "run", chat_template=templates))
+
+
+ODD: tuple[tuple[str, dict[str, object]], ...] = (
+    *(("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 0}} | odd}) for odd in ({}, {"merges": []})),
+    *(
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": odd}})
+        for odd in (3, [3], ["a"], [[]])
+    ),
+    *(("tokenizer.json", {"model": {"type": "BPE", "merges": ["a b"]} | odd}) for odd in ({}, {"vocab": ["a"]})),
+    *(("tokenizer.json", {"model": odd}) for odd in (3, [], None, "BPE")),
+    *(("tokenizer.json", {"added_tokens": odd}) for odd in (3, [3], [{"id": 400}], [{"content": "a"}], [{"id": "x"}])),
+    ("tokenizer.json", {"added_tokens": [{"id": 400, "content": "\ud800", "special": True}]}),
+    *(
+        ("tokenizer.json", {"normalizer": odd})
+        for odd in (3, {"type": "Sequence"}, {"type": "Sequence", "normalizers": 3})
+    ),
+    *(("tokenizer.json", {"pre_tokenizer": odd}) for odd in ([], {"type": "Split", "pattern": 3}, {"type": []})),
+    *(("tokenizer.json", {"post_processor": odd}) for odd in (3, {"type": "Sequence"}, {"type": "TemplateProcessing"})),
+    *(("tokenizer_config.json", {"added_tokens_decoder": odd}) for odd in (3, [3], {"x": {}}, {"7": {}}, {"7": 3})),
+    ("tokenizer_config.json", {"additional_special_tokens": 3}),
+)
+
+
+@pytest.mark.parametrize(("file", "fields"), ODD)
+def test_files_that_are_not_as_saved_are_refused(file: str, fields: dict[str, object], tmp_path: Path) -> None:
+    folder = make_bytes(tmp_path / "run")
+    edit(folder, lambda found: found.update(fields), file)
+    with pytest.raises(TokenizerError, match=r"tokenizer(_config)?\.json|Token"):
+        read(folder, rows=404)
+
+
+def test_a_post_processor_that_panics_is_refused(tmp_path: Path) -> None:
+    folder = make_bytes(tmp_path / "run")
+    piece = {"SpecialToken": {"id": "<|begin|>", "type_id": 0}}
+    odd = {"type": "TemplateProcessing", "single": [piece], "pair": [piece], "special_tokens": {}}
+    edit(folder, lambda spec: spec.update(post_processor=odd))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        read(folder, rows=404)
+
+
+def test_texts_that_are_not_utf8_or_too_deep_are_refused(tmp_path: Path) -> None:
+    folder = make_bytes(tmp_path / "run")
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{")
+    with pytest.raises(TokenizerError, match=r"chat_template.jinja: cannot be read as UTF-8"):
+        read(folder)
+    (folder / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(TokenizerError, match=r"tokenizer_config.json: cannot be read as JSON"):
+        read(folder)

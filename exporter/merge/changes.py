@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
-from exporter.merge.lora import check_config, rank_and_scale
+from exporter.merge.lora import check_config, check_layer, rank_and_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,11 +155,17 @@ def _factors(given: Mapping[str, str], adapter: "_Adapter") -> Factors | None:
             "lora_embedding_A and _B) go together. Save the adapter again."
         )
     module = a.removeprefix(PREFIX).rpartition(".lora_")[0]
+    check_layer(config, module, path)
     rank, scale = rank_and_scale(config, module, path)
     if 0 in (*shapes[a], *shapes[b]):
         raise MergeError(
             f"{path}: {a} is {list(shapes[a])} and {b} is {list(shapes[b])}: the parameters were not gathered when the "
             "run was saved under DeepSpeed ZeRO-3 or FSDP. Run zero_to_fp32.py on the checkpoint, or save once more."
+        )
+    if len(shapes[a]) != 2 or len(shapes[b]) != 2:  # noqa: PLR2004  (matrices)
+        raise MergeError(
+            f"{path}: {a} is {list(shapes[a])} and {b} is {list(shapes[b])}, expected two matrices. Such an adapter is "
+            "not merged here. Merge it with PEFT first."
         )
     if shapes[a][0] != rank or shapes[b][-1] != rank:
         raise MergeError(

@@ -46,8 +46,8 @@ def check_effect(changes: Changes, adapter: "TensorFiles", path: "Path") -> None
     if not any(_moves(change, adapter) for change in changes.by_weight.values()):
         raise MergeError(
             f"{path}: the adapter changes nothing of the exported model: all of its lora_B are zero, as before the "
-            "first step. Check that the run was trained, and (DeepSpeed ZeRO-3, FSDP) that its parameters were "
-            "gathered when it was saved; zero_to_fp32.py gathers them from a checkpoint."
+            "first step, or its lora_alpha is. Check that the run was trained, and (DeepSpeed ZeRO-3, FSDP) that its "
+            "parameters were gathered when it was saved; zero_to_fp32.py gathers them from a checkpoint."
             if changes.by_weight
             else f"{path}: the adapter changes nothing of the exported model: its {changes.tensors} tensors are of "
             f"parts that are left out (the first: {next(iter(changes.left_out), 'none')}). Check the run."
@@ -58,8 +58,10 @@ def _moves(change: Change, adapter: "TensorFiles") -> bool:
     """Whether training replaced a weight, or added something to it that is not zero because a factor is."""
     if change.replaced_by != change.origin:
         return True
-    return change.factors is not None and all(
-        bool(adapter.read(name, (slice(None),)).any()) for name in (change.factors.a, change.factors.b)
+    return (
+        change.factors is not None
+        and change.factors.scale != 0
+        and all(bool(adapter.read(name, (slice(None),)).any()) for name in (change.factors.a, change.factors.b))
     )
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from exporter.errors import MergeError
 
@@ -16,6 +17,7 @@ READ = {
     # PEFT sets it to false itself on linear layers, and all weights of our families are linear or embeddings.
     "fan_in_fan_out",
 }  # fmt: skip
+LARGEST = 1e30
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
 
 
@@ -49,13 +51,36 @@ def rank_and_scale(config: Mapping[str, object], module: str, path: Path) -> tup
     """
     rank = _matched(config, "rank_pattern", module, config.get("r"))
     alpha = _matched(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if not isinstance(rank, int) or rank < 1 or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+    if not isinstance(rank, int) or rank < 1 or not _is_number(alpha):
         raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a number, and finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def check_layer(config: Mapping[str, object], module: str, path: Path) -> None:
+    """MergeError for a trained module outside of ``layers_to_transform``: PEFT would make nothing of its tensors."""
+    layers = config.get("layers_to_transform")
+    if layers is None or layers == []:
+        return
+    layer = re.search(r"\.layers\.(\d+)\.", f".{module}.")
+    if layer is None or int(layer[1]) not in (layers if isinstance(layers, list) else [layers]):
+        raise MergeError(
+            f"{path}: has lora_A and lora_B of {module}, but layers_to_transform of adapter_config.json is {layers!r}. "
+            "The two files are of different runs."
+        )
 
 
 def _matched(config: Mapping[str, object], field: str, module: str, default: object) -> object:
     patterns = config.get(field) or {}
     if not isinstance(patterns, Mapping):
         raise MergeError(f"adapter_config.json: {field} is {patterns!r}, expected an object.")
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    try:
+        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    except re.error as error:
+        raise MergeError(
+            f"adapter_config.json: {field} holds {error.pattern!r}, no regular expression ({error})."
+        ) from None

@@ -28,6 +28,7 @@ def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[Tensor, ...
 
     PlanError for a weight that is missing, of another shape than config.json says, or used by no row.
     """
+    _check_counts(family, config, shapes)
     tensors = [tensor for name, row in family.tensors.items() for tensor in _tensors(name, row, config, shapes)]
     if family.head == "always" and HEAD not in shapes:
         head = Tensor("output.weight", shapes[EMBEDDING], (EMBEDDING,))
@@ -42,6 +43,17 @@ def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[Tensor, ...
         )
     _check_shapes(tensors, config)
     return tuple(sorted(tensors, key=lambda tensor: (block(tensor.name), tensor.name)))
+
+
+def _check_counts(family: Family, config: Config, shapes: Shapes) -> None:
+    """PlanError where config.json tells of more layers, or more experts in them, than there are weights."""
+    layers, experts = cast("int", config["num_hidden_layers"]), cast("int", config.get("num_experts") or 0)
+    mixed = any(isinstance(row, str) and "{e}" in row for row in family.tensors.values())
+    if layers * (experts if mixed else 1) > len(shapes):
+        raise PlanError(
+            f"config.json tells of {layers} layers{f' of {experts} experts' if mixed else ''}, the model has only "
+            f"{len(shapes)} weights. The weights and config.json are of different models."
+        )
 
 
 def block(name: str) -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Literal, NotRequired, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
@@ -93,14 +94,16 @@ def _replace(path: Path, text: str) -> Path:
     """Write ``text`` as the whole of ``path``, flushed to disk, through a file beside it; return ``path``."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as stream:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as stream:  # x: a link of this name is never followed to a file elsewhere
             # A file name that is not UTF-8 holds lone surrogates: as \udcxx they are valid JSON, and visible elsewhere.
             stream.write(text.encode("utf-8", errors="backslashreplace"))
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: the report cannot be written: {error.strerror}. Make room, or give another folder with --out."
         ) from error

@@ -1,5 +1,6 @@
 """A folder that gets more levels of the same run: what must agree with its report, and how the report grows."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ def earlier_report(
         folder: the output folder.
         inputs: the hashes of base and adapters, as in the report's ``run``.
         asked: the fields of ``measured_on`` that the user fixed, and the kind of the reference.
-        replaced: the levels that are made again.
+        replaced: the levels that may be made again; empty: nothing may be overwritten.
 
     Raises:
-        OutputError: the folder is another run's, or its levels were measured on something else.
+        OutputError: the folder is another run's, its levels were measured on something else, or a page is of no export.
     """
     if not (folder / FILES[0]).exists():
+        if not replaced:
+            _require_no_page(folder)
         return None
     report = read_report(folder)
     kept = [level["quant"] for level in report["levels"] if level["quant"] not in replaced]
@@ -51,6 +54,16 @@ def earlier_report(
     return report
 
 
+def _require_no_page(folder: Path) -> None:
+    """OutputError where a page has the name of a report's, and no report stands beside it."""
+    for name in FILES[1:]:
+        if os.path.lexists(folder / name):
+            raise OutputError(
+                f"{folder / name}: exists already, and no {FILES[0]} of an export stands beside it. Move it away, give "
+                "--overwrite to replace it, or give another --out."
+            )
+
+
 def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
     """A document with the levels of an earlier one before its own; a level made again stands once, as it is now."""
     if earlier is None:
@@ -70,9 +83,3 @@ def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
 def _ordered(levels: list[Any]) -> list[Any]:
     """Levels from the largest file to the smallest, however they came."""
     return sorted(levels, key=lambda level: -int(level["bytes"]))
-
-
-def remove_report(folder: Path) -> None:
-    """Take away a report whose files are being replaced, so that it never stands beside others."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)

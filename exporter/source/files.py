@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("F32", "F16", "BF16")
 TORCH_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+SHARD = re.compile(r"-\d+-of-\d+$")
 Index = tuple[int | slice, ...]
 
 
@@ -75,7 +76,7 @@ def open_model(folder: Path) -> TensorFiles:
             return TensorFiles(tensors)
         if single.exists():
             return TensorFiles(_headers(single))
-        shards = sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))
+        shards = sorted(file for file in folder.glob(f"{stem}-*.{suffix}") if SHARD.search(file.stem))
         if shards:
             return TensorFiles(_shards(shards))
     raise SourceError(f"{folder}: holds no weights. Expected model.safetensors, its shards, or pytorch_model.bin.")
@@ -114,7 +115,7 @@ def _indexed(index: Path) -> dict[str, Stored]:
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = {index.parent / str(file) for file in places.values()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise SourceError(f"{index}: is no index of shards ({error!r}). Restore it from the training run.") from error
     missing = sorted(file.name for file in files if not file.exists())
     if missing:
@@ -132,6 +133,8 @@ def _indexed(index: Path) -> dict[str, Stored]:
 
 def _headers(file: Path) -> dict[str, Stored]:
     """Names, shapes and types of the tensors of one file; no tensor is read."""
+    if not file.is_file():
+        raise SourceError(f"{file}: is no file, expected one of tensors. Copy it again, or save the model again.")
     if file.suffix == ".bin":
         return {
             name: Stored(name, file, tuple(value.shape), TORCH_NAMES.get(str(value.dtype), str(value.dtype)))

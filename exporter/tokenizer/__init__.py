@@ -71,6 +71,22 @@ def read_tokenizer(
         TokenizerError: The tokenizer cannot be expressed in GGUF.
     """
     read = read_files(files)
+    try:
+        made = _read_tokenizer(read, config, rows, facts, pre=pre)
+        for value in made.metadata.values():
+            _ = "".join(map(str, value)).encode() if isinstance(value, tuple) else str(value).encode()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise TokenizerError(
+            f"{', '.join(files)}: one of these files is not as tokenizers are saved ({type(error).__name__}: {error}). "
+            "Save the tokenizer again with transformers, or take the base's files."
+        ) from error
+    return made
+
+
+def _read_tokenizer(
+    read: TokenizerFiles, config: Mapping[str, object], rows: int, facts: Tokens, *, pre: str | None
+) -> Tokenizer:
+    """Make the metadata from what the files say, which may raise anything where they are not as they are saved."""
     _check_model(read)
     vocabulary = fit(read_vocabulary(read), rows, read.templates)
     specials = read_specials(read, config, vocabulary.ids(), rows)
@@ -116,6 +132,17 @@ def _check_model(files: TokenizerFiles) -> None:
         raise TokenizerError(
             f"tokenizer.json: its model is {found}; expected BPE, byte-level or SentencePiece-style. "
             "Tokenizers of other kinds cannot be exported yet."
+        )
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not vocab or not all(type(token) is int for token in vocab.values()):
+        raise TokenizerError(
+            "tokenizer.json: model.vocab is no object of tokens and their ids. Save the tokenizer again with "
+            "transformers, or take the base's tokenizer.json."
+        )
+    if not isinstance(merges, list) or not merges:
+        raise TokenizerError(
+            "tokenizer.json: model.merges is no list of pairs, or an empty one; llama.cpp's BPE needs them. Save the "
+            "tokenizer again with transformers, or take the base's tokenizer.json."
         )
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):

@@ -96,19 +96,26 @@ def _read_json(files: Mapping[str, Path], name: str) -> dict[str, Any]:
     path = files[name]
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: cannot be read as JSON ({error}). Copy the file again.") from error
     if not isinstance(value, dict):
         raise TokenizerError(f"{path}: holds a {type(value).__name__}, expected a JSON object. Copy the file again.")
     return value
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: cannot be read as UTF-8 ({error}). Copy the file again.") from error
+
+
 def _read_templates(files: Mapping[str, Path], config: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
     """Return the chat templates by name, and the file of the default one, in the order in which transformers looks."""
     if "chat_template.jinja" in files:
-        templates = {"default": files["chat_template.jinja"].read_text(encoding="utf-8")}
+        templates = {"default": _read_text(files["chat_template.jinja"])}
         named = [name for name in files if name.startswith(f"{NAMED_TEMPLATES}/")]
-        templates |= {files[name].stem: files[name].read_text(encoding="utf-8") for name in sorted(named)}
+        templates |= {files[name].stem: _read_text(files[name]) for name in sorted(named)}
         return templates, "chat_template.jinja"
     if config.get("chat_template"):
         return _template_forms(config["chat_template"], files["tokenizer_config.json"]), "tokenizer_config.json"

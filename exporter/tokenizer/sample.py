@@ -12,6 +12,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from exporter.errors import TokenizerError
 from exporter.tokenizer.pre import cuts_alike
+from exporter.tokenizer.special import library_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -108,7 +109,8 @@ def expected_ids(tokenizer_json: Path, texts: Iterable[str], tokenizer: Tokenize
     Raises:
         TokenizerError: A text holds a token that has no row in the embedding.
     """
-    backend = _backend(tokenizer_json, tokenizer.split_off)
+    with library_errors("it"):
+        backend = _backend(tokenizer_json, tokenizer.split_off)
     backend.no_truncation()  # saved by trainers with the tokenizer
     backend.no_padding()
     if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):

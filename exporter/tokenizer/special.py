@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +98,23 @@ def read_around(spec: Mapping[str, Any]) -> Around:
     stub: dict[str, Any] = {"version": "1.0", **dict.fromkeys(parts), "added_tokens": []}
     stub["post_processor"] = spec.get("post_processor")
     stub["model"] = {"type": "WordLevel", "vocab": {"a": word}, "unk_token": "a"}
-    try:
+    with library_errors("its post_processor"):
         ids = Backend.from_str(json.dumps(stub)).encode("a").ids
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(
-            f"tokenizer.json: its post_processor cannot be run ({error}). Save the tokenizer again with transformers."
-        ) from error
     place = ids.index(word)
     return Around(tuple(ids[:place]), tuple(ids[place + 1 :]))
+
+
+@contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Turn whatever the tokenizers library raises into a TokenizerError: Exception itself, and its own panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(
+            f"tokenizer.json: {what} cannot be run ({error}). Save the tokenizer again with transformers."
+        ) from error
 
 
 def end_of_turn_id(specials: Specials, marker: int | None, stops: tuple[int, ...]) -> int | None:

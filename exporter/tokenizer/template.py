@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING, Any
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.errors import TokenizerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from jinja2 import Environment
-
 KEY = "tokenizer.chat_template"
 ANSWER = "The answer is 42."
+SECONDS = 60
 
 
 def template_metadata(templates: Mapping[str, str]) -> dict[str, str | tuple[str, ...]]:
-    """Return the GGUF keys of the templates: the default one, and the others by name, names in order."""
+    """Return the GGUF keys of the templates: the default one, and the others by name, names in order.
+
+    Raises:
+        TokenizerError: Two names are one in GGUF, where they hold letters, digits and underscores only.
+    """
     named = {re.sub(r"[^0-9A-Za-z]", "_", name): text for name, text in sorted(templates.items()) if name != "default"}
+    if len(named) + ("default" in templates) < len(templates):
+        raise TokenizerError(
+            f"chat_template: the names {', '.join(sorted(templates))} are not all different when spelled in letters, "
+            "digits and underscores, as GGUF has them. Rename one of the templates."
+        )
     found: dict[str, str | tuple[str, ...]] = {f"{KEY}.{name}": text for name, text in named.items()}
     if named:
         found["tokenizer.chat_templates"] = tuple(named)
@@ -37,38 +51,26 @@ def end_of_turn(template: str, texts: Iterable[str], specials: Mapping[str, str]
         The added token that follows the answer (None where none does), and a warning where the template failed.
     """
     messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": ANSWER}]
-    try:
-        rendered = (
-            _environment().from_string(template).render(messages=messages, add_generation_prompt=False, **specials)
-        )
-    except Exception as error:  # noqa: BLE001 - a template may raise anything
-        return None, f"The chat template cannot render a question and its answer: {type(error).__name__}: {error}."
+    rendered, failed = _render(template, {"messages": messages, "add_generation_prompt": False, **specials})
+    if failed is not None:
+        return None, f"The chat template cannot render a question and its answer: {failed}."
     behind = rendered.rpartition(ANSWER)[2].lstrip() if ANSWER in rendered else ""
     return max((text for text in texts if behind.startswith(text)), key=len, default=None), None
 
 
-def _environment() -> Environment:
-    """Return a sandbox with what transformers gives to chat templates."""
-    from jinja2 import TemplateError, nodes  # noqa: PLC0415 - a slow import that many commands do without
-    from jinja2.ext import Extension, loopcontrols  # noqa: PLC0415
-    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+def _render(template: str, values: Mapping[str, object]) -> tuple[str, str | None]:
+    """Return the rendered text and what failed, if anything did; in a child process, for a template may run for ever.
 
-    class Generation(Extension):
-        """``{% generation %}`` marks what is trained on; its text is rendered as it stands."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2's own form
-
-        def parse(self, parser: Any) -> nodes.Node:  # noqa: ANN401 - jinja2's parser
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: form
-    return environment
+    The child bounds its own memory and processor time; the time on the clock is bounded here, generously, so that a
+    busy machine gives the same result.
+    """
+    document = json.dumps({"template": template, "values": values})
+    command = [sys.executable, "-P", str(Path(__file__).with_name("render.py"))]
+    try:
+        done = subprocess.run(command, input=document.encode(), capture_output=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return "", f"it takes longer than {SECONDS} seconds"
+    if done.returncode:
+        return "", "it takes too much time or memory"
+    result = json.loads(done.stdout)
+    return str(result["text"]), result["failed"]
