@@ -4,7 +4,7 @@
 
 The text is plays in which a line "NAME:" begins a speech; one exchange in twenty is held out, and its loss is printed
 before and after. The folder is what trainers on PEFT leave: adapter, its configuration (which names the base relative
-to the folder), and the tokenizer's files. A few minutes on two cores. The seed is fixed; another processor or number
+to the folder), and the tokenizer's files. Under ten minutes of one core. The seed is fixed; another processor or number
 of threads may still sum in another order.
 """
 
