@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +14,9 @@ SPELLINGS = {
     "num_experts": ("num_local_experts", "n_routed_experts"),
     "hidden_act": ("hidden_activation",),
     "rope_local_theta": ("rope_local_base_freq",),
-    "dtype": ("torch_dtype",),
 }
+# What Gemma's first releases call an activation that they, as transformers says, compute as the second.
+OLD_GELU = ("gelu", "gelu_pytorch_tanh")
 # Where null is a value of its own ("none"), not the family's default.
 NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window", "query_pre_attn_scalar")
 # Numbers of things: whole, below 2^31; above 0 wherever GGUF needs one.
@@ -81,25 +83,38 @@ def read_config(path: Path) -> dict[str, object]:
     """A model's config.json: text fields at the top, one name for each, rotation as flat ``rope_…`` fields.
 
     Fields that are null are left out, but those of ``NULLABLE``. RunError for a file without ``architectures``, an
-    unknown kind of rotation, or a list of layers that is not as long as the model.
+    unknown kind of rotation, two names of one field that disagree, or a list of layers that is not as long as the
+    model.
     """
     stored = read_json(path)
     names = stored.get("architectures")
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
         raise RunError(f"{path}: names no architecture (`architectures`). Copy the field from the base model's config.")
     text = stored.get("text_config")
-    merged = stored | (text if isinstance(text, dict) else {})
+    merged = _in_our_names(stored, path) | (_in_our_names(text, path) if isinstance(text, dict) else {})
     config = {key: value for key, value in merged.items() if value is not None or key in NULLABLE}
     config["architecture"] = names[0]
-    for ours, others in SPELLINGS.items():
-        for other in others:
-            if other in config:
-                config[ours] = config.pop(other)
     config |= _rotation(config, path)
     config |= {key: _number(config[key], key, path) for key in FLOATS if config.get(key) is not None}
     if pattern := _window_pattern(config, path):
         config["sliding_window_pattern"] = pattern
     return config
+
+
+def _in_our_names(stored: Mapping[str, object], path: Path) -> dict[str, object]:
+    """Fields with one name for each; RunError where two names of a field have different values."""
+    named = dict(stored)
+    for ours, others in SPELLINGS.items():
+        said = {name: named.pop(name) for name in (ours, *others) if named.get(name) is not None}
+        if said:
+            named[ours] = list(said.values())[-1]
+        for (one, value), (other, another) in pairwise(said.items()):
+            if value != another and (value, another) != OLD_GELU:
+                raise RunError(
+                    f"{path}: {one} is {_shown(value)} and {other} is {_shown(another)}: two names of one field. "
+                    "Remove the one that the model was not trained with; the base model's config tells."
+                )
+    return named
 
 
 def _rotation(config: Mapping[str, object], path: Path) -> dict[str, object]:

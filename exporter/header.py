@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from exporter.errors import PlanError
 
 if TYPE_CHECKING:
@@ -14,15 +16,15 @@ ALIGNMENT = 32
 VERSION = 3
 STRING, ARRAY = 8, 9
 # Type of our values -> the format's number of a plain value, of an array's element, and how both are packed.
-NUMBERS = {bool: (7, 7, "?"), int: (4, 5, "I"), float: (6, 6, "f")}
+NUMBERS = {bool: (7, 7, "?"), int: (4, 5, "I"), np.int32: (5, 5, "i"), float: (6, 6, "f")}
 
 
 def header(metadata: "Mapping[str, Value]", tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> bytes:
     """The header of a file, padded to where its data begins.
 
     Args:
-        metadata: by full key; an int becomes UINT32, a float FLOAT32, a tuple an array (of INT32, FLOAT32, …). The
-            architecture comes first, whatever its place.
+        metadata: by full key; an int becomes UINT32, a numpy.int32 INT32, a float FLOAT32, a tuple an array (of INT32,
+            FLOAT32, …). The architecture comes first, whatever its place.
         tensors: name, shape (rows before columns) and GGML type of each, in file order.
     """
     first = {"general.architecture": metadata["general.architecture"]}

@@ -1,17 +1,23 @@
-"""What a run is, in plain words and as a document; reads headers only."""
+"""What a run is, in plain words and as a document; reads headers and the tokenizer only."""
 
+from pathlib import Path
 from typing import Any
 
+from exporter.plan import Wishes, build
 from exporter.run import Run, open_run
 from exporter.source import open_source
+
+WIDE = 100
+"""Characters from which on a list has a line for each entry."""
 
 
 def inspect_run(
     path: str, *, base: str | None = None, revision: str | None = None, base_revision: str | None = None
 ) -> dict[str, Any]:
-    """What a run is: its trainer, family, base, adapter, tokenizer files and warnings. GgufxError as for an export."""
+    """What a run is: trainer, family, base, adapter, licence, tokenizer and warnings. GgufxError as for an export."""
     run = open_run(path, base=base, revision=revision, base_revision=base_revision)
     source = open_source(run)
+    plan = build(run, [], source, Wishes(measured=False))
     shapes = source.shapes()
     embedding = shapes["model.embed_tokens.weight"]
     return {
@@ -29,9 +35,10 @@ def inspect_run(
         "adapters": [_adapter(run, k, len(source.changes.by_weight)) for k in range(len(run.adapters))],
         "adapter_tensors": source.changes.tensors,
         "left_out": [*source.left_out, *source.changes.left_out],
-        "tokenizer": {name: str(file) for name, file in run.tokenizer_files.items()},
+        "license": {"run": _license(run.folder), "base": _license(run.base)},
+        "tokenizer": plan.tokenizer.facts | {"files": sorted({str(file) for file in run.tokenizer_files.values()})},
         "notes": list(run.notes),
-        "warnings": list(run.warnings),
+        "warnings": list(plan.warnings),
     }
 
 
@@ -44,16 +51,46 @@ def _adapter(run: Run, k: int, weights: int) -> dict[str, Any]:
     }
 
 
+def _license(folder: Path) -> str | None:
+    """The licence that a folder's model card names, else the name of its licence file; None where it has neither."""
+    from huggingface_hub import ModelCard  # noqa: PLC0415  (slow to import)
+
+    card = folder / "README.md"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        named = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None)
+        if named:
+            return str(named)
+    return next((file.name for file in sorted(folder.glob("LICENSE*"))), None)
+
+
 def render(facts: dict[str, Any]) -> str:
-    """The facts as text: a line for each."""
-    lines = []
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            lines += [f"{key}:", *(f"  {name}: {one}" for name, one in value.items())]
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for one in value:
-                lines += [f"{key}:", *(f"  {name}: {part}" for name, part in one.items())]
-        elif value not in ([], None):
-            text = ", ".join(str(one) for one in value) if isinstance(value, list) else str(value)
-            lines.append(f"{key.replace('_', ' ')}: {text}")
-    return "\n".join(lines)
+    """The facts as text: a line for each, those that belong together under a heading."""
+    return "\n".join(line for name, value in facts.items() for line in _lines(name.replace("_", " "), value))
+
+
+def _lines(name: str, value: object, indent: str = "") -> list[str]:
+    """A fact's lines; none for an empty list."""
+    match value:
+        case {"id": token, "text": text, "source": source}:
+            return [f"{indent}{name}: {token} {text} ({source})"]
+        case dict():
+            inner = [line for key, one in value.items() for line in _lines(key.replace("_", " "), one, indent + "  ")]
+            return [f"{indent}{name}:", *inner] if inner else []
+        case [dict(), *_]:
+            return [line for one in value for line in _lines(name, one, indent)]
+        case list() if len(", ".join(map(str, value))) > WIDE:
+            return [f"{indent}{name}:", *(f"{indent}  {one}" for one in value)]
+        case []:
+            return []
+        case _:
+            return [f"{indent}{name}: {_word(value)}"]
+
+
+def _word(value: object) -> str:
+    """A plain value, or several, as a reader would write them."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

@@ -60,6 +60,7 @@ def require_files(files: Sequence[Path]) -> None:
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder for temporary files, removed with what is in it. OutputError where none can be made."""
+    _require_utf8(parent, "--scratch")
     try:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
     except OSError as error:
@@ -75,8 +76,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder that can be written to, for one export at a time; where that fails, no empty folder is left.
 
-    OutputError where it cannot be written to, or another export is at work there.
+    OutputError where it cannot be written to, its path is not in UTF-8, or another export is at work there.
     """
+    _require_utf8(folder, "--out")
     new = not os.path.lexists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,16 @@ def folder_hash(files: Sequence[Path]) -> str:
     """SHA-256 of the sorted lines ``<sha256>  <name>`` of a folder's files."""
     lines = sorted(f"{file_hash(file)}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _require_utf8(folder: Path, option: str) -> None:
+    """OutputError for a folder whose path is not in UTF-8: not every program that reads GGUF files opens such a one."""
+    path = os.fsencode(folder)
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        shown = path.decode(errors="backslashreplace")
+        raise OutputError(f"{shown}: this path is not in UTF-8. Rename the folder, or give another {option}.") from None
 
 
 def _name(partial: Sequence[Path], files: Sequence[Path]) -> None:

@@ -29,7 +29,7 @@ from exporter.run import Run, open_run
 from exporter.source import open_source
 from exporter.tokenizer import find_tokenizer_files
 from exporter.verify import Options as Measuring
-from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
+from exporter.verify import level_fields, measure, measured_on_fields, measurement_warnings, reference_fields
 from exporter.verify.proof import prove
 from exporter.verify.text import read_text
 from exporter.writer import write
@@ -91,7 +91,8 @@ def export(
             reference = apart[0] if apart else folder / plan.output(plan.reference).file
             measuring = _measuring(options, earlier)
             try:
-                fields |= measured(levels, (plan.reference, reference, files), measuring, progress)
+                blocks = measured(levels, (plan.reference, reference, files), measuring, progress)
+                fields |= blocks | {"warnings": [*fields["warnings"], *blocks["warnings"]]}
             except EngineError as error:  # the files are made and proved: they stay, and the report says why
                 fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in levels]
             document = _report(fields, earlier, folder)
@@ -141,7 +142,11 @@ def measured(
     found = measure(reference, candidates, measuring, _step("measure", progress))
     for block, level in zip(levels, found.levels, strict=True):
         block.update(level_fields(found, level), verdict="error" if level.error else "pass")
-    return {"measured_on": measured_on_fields(found), "reference": {"kind": kind, **reference_fields(found)}}
+    return {
+        "measured_on": measured_on_fields(found),
+        "reference": {"kind": kind, **reference_fields(found)},
+        "warnings": measurement_warnings(found),
+    }
 
 
 def verify_files(reference: str, files: Sequence[Path], options: Options, progress: Progress) -> Document:
@@ -164,7 +169,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
             for path in files
         ]
         blocks = measured(levels, (kind, file, files), _measuring(options), progress)
-    return finished(new_document(options.command) | blocks | {"levels": levels, "warnings": []})
+    return finished(new_document(options.command) | blocks | {"levels": levels})
 
 
 def cores(threads: int) -> int:
@@ -178,8 +183,10 @@ def _places(plan: Plan, folder: Path, scratch: Path) -> tuple[list[Path], list[P
     levels, apart = plan.outputs[: plan.levels], plan.outputs[plan.levels :]
     files = [folder / output.file for output in levels]
     require_files([*files, *(folder / name for name in FILES)])
-    require_space(folder, sum(output.bytes for output in levels) + REPORT_BYTES)
-    require_space(scratch, sum(output.bytes for output in apart))
+    needed, needed_apart = (sum(output.bytes for output in outputs) for outputs in (levels, apart))
+    one_disk = folder.stat().st_dev == scratch.stat().st_dev
+    require_space(folder, needed + REPORT_BYTES + (needed_apart if one_disk else 0))
+    require_space(scratch, needed_apart)
     return files, [scratch / output.file for output in apart]
 
 

@@ -91,6 +91,14 @@ def run() -> dict[str, Any]:
         "family": "llama",
         "parameters": 134_515_008,
         "left_out": ["vision tower", "value head"],
+        "tokenizer": {
+            "model": "gpt2",
+            "pre": "smollm",
+            "tokens": 49_152,
+            "special": {"eot": {"id": 2, "text": "<|im_end|>", "source": "the chat template"}},
+            "adds_bos": False,
+            "chat_template": "chat_template.jinja",
+        },
         "base": {"name": "HuggingFaceTB/SmolLM2-135M-Instruct", "path": "./models/smollm2", "sha256": HASH[3:] + "abc"},
         "adapters": [
             {"path": "./runs/support-lora/final", "sha256": HASH[5:] + "54321", "method": "dora", "weight": 0.75}

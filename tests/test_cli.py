@@ -1,6 +1,7 @@
 """The commands as a shell sees them: exit status, stdout, stderr."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -128,9 +129,15 @@ def test_json_is_one_document_and_quiet_is_silent(ggufx: Ggufx, run: Path, text:
 def test_inspect(ggufx: Ggufx, run: Path) -> None:
     facts = ggufx("inspect", run, "--json").document
     assert (facts["family"], facts["kind"], facts["layers"], facts["stored_as"]) == ("llama", "checkpoint", 2, ["F32"])
+    assert facts["tokenizer"]["special"].keys() >= {"bos", "eos"}
     plain = ggufx("inspect", run)
     assert plain.status == 0
     assert "family: llama\n" in plain.out
+    assert "license:\n  run: none\n  base: none\n" in plain.out
+    eos = facts["tokenizer"]["special"]["eos"]
+    assert f"    eos: {eos['id']} {eos['text']} ({eos['source']})\n" in plain.out
+    (run / "README.md").write_text("---\nlicense: mit\n---\n# A model\n", encoding="utf-8")
+    assert ggufx("inspect", run, "--json").document["license"] == {"run": "mit", "base": "mit"}
     assert plain.err == ""
 
 
@@ -139,7 +146,7 @@ def test_plan_writes_nothing(ggufx: Ggufx, run: Path, here: Path) -> None:
     assert [file["quant"] for file in document["files"]] == ["q4_k_m", "f16"]
     plain = ggufx("plan", run)
     assert (plain.status, plain.err) == (0, "")
-    assert "blk.1.ffn_down.weight" in plain.out
+    assert "blk.{0-1}.attn_q.weight" in plain.out
     assert list(here.iterdir()) == []
 
 
@@ -164,6 +171,16 @@ def test_report_renders_again(ggufx: Ggufx, exported: Exported, tmp_path: Path) 
     for name in ("report.md", "report.html"):
         assert (tmp_path / name).read_text() == (out / name).read_text()
     assert ggufx("report", tmp_path / "report.json", "--json").document == json.loads((out / "report.json").read_text())
+
+
+def test_a_folder_whose_name_is_not_in_utf_8_is_printed(ggufx: Ggufx, exported: Exported, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / "report.json").write_bytes((exported.out / "report.json").read_bytes())
+    assert ggufx("report", folder).out.splitlines()[-1] == rf"{tmp_path}/\udcff/report.html"
+    done = ggufx("plan", make("llama", folder / "run"))
+    assert (done.status, done.out) == (2, "")
+    assert rf"error: {tmp_path}/\xff/run/model.safetensors: this path is not in UTF-8" in done.err
 
 
 def test_a_reader_may_stop_reading(run: Path) -> None:

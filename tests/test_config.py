@@ -17,7 +17,7 @@ from exporter.errors import RunError
 from exporter.run import open_run
 
 # Fields that only say how, or by what, the file was written; rotation is compared in its flat fields.
-UNREAD = {"transformers_version", "rope_scaling", "rope_parameters", "_sliding_window_pattern"}
+UNREAD = {"transformers_version", "dtype", "torch_dtype", "rope_scaling", "rope_parameters", "_sliding_window_pattern"}
 # What a vision wrapper's two spellings leave at the top beside the text model's fields.
 NESTED = {"text_config", "vision_config"}
 ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -121,7 +121,12 @@ REFUSED = (
     ("qwen2moe", {"mlp_only_layers": [1]}, r"mlp_only_layers is \[1\]"),
     ("qwen2moe", {"decoder_sparse_step": 2}, "decoder_sparse_step is 2; llama.cpp computes qwen2moe only with 1"),
     ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob is False; llama.cpp computes qwen3moe only with True"),
-    ("gemma", {"hidden_activation": "relu"}, "hidden_act is 'relu'"),
+    ("gemma", {"hidden_act": None, "hidden_activation": "relu"}, "hidden_act is 'relu'; llama.cpp computes"),
+    ("gemma2", {"hidden_act": None, "hidden_activation": "relu"}, "hidden_act is 'relu'; llama.cpp computes gemma2"),
+    ("gemma", {"hidden_activation": "relu"}, "hidden_act is 'gelu_pytorch_tanh' and hidden_activation is 'relu': two"),
+    ("mixtral", {"num_experts": 8}, "num_experts is 8 and num_local_experts is 4: two names of one field. Remove the"),
+    ("mixtral", {"n_routed_experts": 8}, "num_local_experts is 4 and n_routed_experts is 8: two names of one field"),
+    ("gemma3", {"rope_local_theta": 5.0}, "rope_local_theta is 5.0 and rope_local_base_freq is 10000.0: two names"),
     ("gemma", {"rope_theta": 20000.0}, "rope_theta is 20000.0; llama.cpp computes gemma only with 10000.0"),
     ("gemma2", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar is 64; llama.cpp computes gemma2 only with 32"),
     ("gemma2", {"layer_types": ["full_attention"] * 4}, "sliding_window_pattern is 1"),
@@ -188,6 +193,14 @@ def test_null_is_not_the_familys_default(field: str, tmp_path: Path) -> None:
     read = _read(file, "gemma2")
     assert read[field] == _family("gemma2").defaults[field]
     assert (read["head_dim"], read["num_key_value_heads"]) == (256, read["num_attention_heads"])
+
+
+def test_two_names_of_a_field_may_agree(tmp_path: Path) -> None:
+    assert _read(_config("mixtral", tmp_path, num_experts=4), "mixtral")["num_experts"] == 4
+    fields = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}  # as Gemma's first releases have it
+    assert _read(_config("gemma", tmp_path, **fields), "gemma")["hidden_act"] == "gelu_pytorch_tanh"
+    text = {"rope_local_theta": 7.0}  # the text model's own fields come before those at the top
+    assert read_config(_config("gemma3", tmp_path, text_config=text))["rope_local_theta"] == 7.0
 
 
 def test_few_layers_may_all_be_windowed(tmp_path: Path) -> None:

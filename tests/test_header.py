@@ -6,6 +6,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from exported import change_json, planned
+from tiny import make
 
 from exporter.errors import PlanError
 from exporter.header import header
@@ -15,6 +17,7 @@ METADATA: dict[str, Value] = {
     "general.name": "name: ünïcode ▁",
     "general.architecture": "llama",
     "llama.context_length": 2**32 - 1,
+    "general.sampling.top_k": np.int32(-1),
     "llama.rope.freq_base": 10000.1,
     "tokenizer.ggml.add_bos_token": True,
     "tokenizer.ggml.tokens": ("", "▁a", "\x00", "🦙"),
@@ -28,7 +31,14 @@ TENSORS = [
     ("c.weight", (2, 3, 64), "Q8_0"),
     ("d", (1, 256), "BF16"),
 ]
-KINDS = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string", tuple: "add_array"}
+KINDS = {
+    bool: "add_bool",
+    int: "add_uint32",
+    np.int32: "add_int32",
+    float: "add_float32",
+    str: "add_string",
+    tuple: "add_array",
+}
 
 
 def test_equals_gguf_py(tmp_path: Path) -> None:
@@ -59,3 +69,24 @@ def test_arrays_are_of_one_type(values: Value) -> None:
 def test_a_value_that_the_format_cannot_hold_is_named(value: Value) -> None:
     with pytest.raises(PlanError, match=r"llama.odd: .* cannot be written in GGUF"):
         header({"general.architecture": "llama", "llama.odd": value}, [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300, 10**400, "0.7", True, [1]])
+@pytest.mark.parametrize("field", ["top_k", "temperature"])
+def test_a_sampling_field_that_is_no_number_of_the_format_is_named(field: str, value: object, tmp_path: Path) -> None:
+    change_json(make("llama", tmp_path) / "generation_config.json", **{field: value})
+    with pytest.raises(PlanError, match=rf"generation_config\.json: {field} is .*, expected a .*\. Correct"):
+        planned(tmp_path, "q8_0")
+
+
+def test_sampling_fields_are_of_the_formats_types(tmp_path: Path) -> None:
+    file = make("llama", tmp_path) / "generation_config.json"
+    change_json(file, top_k=-1.0, temperature=1, min_p=0)
+    metadata = planned(tmp_path, "q8_0").outputs[0].metadata
+    found = [metadata.get(f"general.sampling.{name}") for name in ("top_k", "temp", "min_p", "top_p")]
+    assert [(type(value), value) for value in found[:3]] == [(np.int32, -1), (float, 1.0), (float, 0.0)]
+    assert found[3] is None
+    for value in (50.5, 2**31):
+        change_json(file, top_k=value)
+        with pytest.raises(PlanError, match=rf"top_k is {value}, expected a whole number of 32 bits\. Correct"):
+            planned(tmp_path, "q8_0")

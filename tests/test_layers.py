@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "exporter": set(),  # its public names are imported when they are asked for
     "cli": ANY,
     "pipeline": {"run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report"},
-    "inspect": {"run", "source"},
+    "inspect": {"run", "source", "plan"},
     "run": {"config", "tokenizer", "converters", "converters.spec"},
     "config": {"converters.spec"},
     "source": {"merge", "converters.spec"},

@@ -246,6 +246,7 @@ def test_slices_of_a_large_matrix_equal_the_whole_product(shape: tuple[int, int]
 
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+SLOW = (".*" * 6 + "x", "(?:a|b|c)" * 16, "a?" * 30, r"(.)\1", "(?=a)", "x" * 1001, "a)|(b")
 ODD: tuple[tuple[dict[str, torch.Tensor | None], dict[str, object], str], ...] = (
     ({KEY.format("A"): torch.ones(4, 64, 1)}, {}, r"lora_A.* is \[4, 64, 1\] .* expected two matrices"),
     ({KEY.format("B"): torch.ones(4)}, {}, r"lora_B.* is \[4\], expected two matrices"),
@@ -254,6 +255,8 @@ ODD: tuple[tuple[dict[str, torch.Tensor | None], dict[str, object], str], ...] =
     ({}, {"layers_to_transform": [1]}, r"layers\.0\.self_attn\.q_proj, but layers_to_transform .* is \[1\]"),
     ({}, {"layers_to_transform": 1}, r"layers\.0\.self_attn\.q_proj, but layers_to_transform .* is 1"),
     ({}, {"rank_pattern": {"(q_proj": 4}}, r"rank_pattern holds .*\(q_proj.*, no regular expression"),
+    ({}, {"rank_pattern": {"(a+)+": 4}}, r"rank_pattern holds '\(a\+\)\+', .* Write the modules' names instead, a key"),
+    *(({}, {"alpha_pattern": {key: 4}}, "alpha_pattern holds .* that may take for ever") for key in SLOW),
 )
 
 

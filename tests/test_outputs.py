@@ -1,6 +1,7 @@
 """What stands in an output folder: whose it is, what is replaced, and what an interrupt leaves."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ def test_names_that_no_file_can_have_are_refused(run: Path, out: Path) -> None:
         export_to(out / ("x" * 300), run, "q8_0")
 
 
+def test_a_folder_whose_name_is_not_in_utf_8_is_refused(run: Path, out: Path) -> None:
+    other = out / os.fsdecode(b"\xff")
+    with pytest.raises(OutputError, match=r"\\xff: this path is not in UTF-8\. .*, or give another --out"):
+        export_to(other, run, "q8_0")
+    assert names(out) == set()
+    other.mkdir()
+    with pytest.raises(OutputError, match=r"\\xff: .* or give another --scratch"):
+        export_to(out / "made", run, "q8_0", scratch=other)
+    assert names(out) == {other.name}
+
+
 def test_files_get_their_names_all_or_none(out: Path) -> None:
     files = [out / "a", out / "b"]
     with (
@@ -110,12 +122,17 @@ def test_files_get_their_names_all_or_none(out: Path) -> None:
     assert names(out) == set()
 
 
-def test_room_is_kept_for_the_report(run: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = prepare(str(run), [load_profile("q8_0")], Options(verify=False))[2]
+@pytest.mark.parametrize("files", [1, 2])
+def test_room_is_kept_for_the_report_and_the_reference(
+    files: int, run: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepare(str(run), [load_profile("q8_0")], Options(verify=files > 1))[2]
+    needed = sum(output.bytes for output in plan.outputs) + REPORT_BYTES
+    assert len(plan.outputs) == files
     usage = type(shutil.disk_usage(out))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, plan.outputs[0].bytes + REPORT_BYTES - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, needed - 1))
     with pytest.raises(OutputError, match=r"are needed, .* are free\. Free some space"):
-        export_to(out, run, "q8_0")
+        export_to(out, run, "q8_0", verify=files > 1)
     assert names(out) == set()
 
 

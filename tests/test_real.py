@@ -218,9 +218,8 @@ def test_every_level_of_every_real_model(tmp_path: Path) -> None:
     Levels that lose more than one of fewer bits, and why:
 
     - q5_k_m after q4_k_m: where 256 does not divide rows, one has Q5_1, the other Q5_0. Gemma's weights lie on Q5_0's
-      grid, so that Q5_0 loses next to nothing (0.1 %) and Q5_1 3.7 %. SmolLM2's lie on Q4_1's: Q5_1 and Q5_0 lose 4.4 %
-      each, but Q5_1's 31 steps put Q4_1's 15 further from a block's middle, so that all weights grow, in each layer the
-      same way ("gain"); without it, half of the difference was gone.
+      grid, so that Q5_0 loses next to nothing (0.1 %) and Q5_1 3.7 %. SmolLM2's lie on Q4_1's, where Q5_1 errs most
+      in the middle of a block's range, and pushes the weights away from it ("gain"): benchmarks/inversion.py.
     - q6_k after q4_k_m on Gemma: q4_k_m has the types that the weights were dequantized from. What it loses is
       llama.cpp's: activations in 8 bits. Its very weights, stored in bfloat16, had a KLD of 0.0001.
     """

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -256,15 +257,18 @@ def test_a_weight_stored_under_two_names_is_refused(tmp_path: Path) -> None:
         source_of(tmp_path)
 
 
-def test_fused_experts_of_another_shape_are_refused(tmp_path: Path) -> None:
-    make("mixtral-fused", tmp_path)
-    stored = _load(tmp_path)
+@pytest.mark.parametrize("shape", [(4, 319, 64), (4, 0, 64), (10**9, 320, 0), (2**16 + 1, 2, 1)])
+def test_fused_experts_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     name = "model.layers.0.mlp.experts.gate_up_proj"
-    _save({**stored, name: stored[name][:, :-1]}, tmp_path)
-    with pytest.raises(
-        SourceError, match=rf"{name}: has shape \[4, 319, 64\], expected \(experts, 2 x rows, columns\)"
-    ):
+    _save({**_load(make("mixtral-fused", tmp_path)), name: torch.zeros(shape)}, tmp_path)
+    found = re.escape(str(list(shape)))
+    with pytest.raises(SourceError, match=rf"{name}: has shape {found}, expected \(experts, 2 x rows, columns\)"):
         source_of(tmp_path)
+
+
+def test_a_folder_whose_name_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"run\\xff/model\.safetensors: this path is not in UTF-8.* Rename"):
+        source_of(make("llama", tmp_path / os.fsdecode(b"run\xff")))
 
 
 def test_a_vocabulary_is_as_long_as_the_embedding(tmp_path: Path) -> None:

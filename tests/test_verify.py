@@ -11,10 +11,9 @@ from gguf import GGUFReader
 
 from exporter.errors import EngineError
 from exporter.llamacpp import Engine, Shape
-from exporter.verify import Options, Scores, level_fields, measure, measured_on_fields, reference_fields
+from exporter.verify import Options, Scores, level_fields, measure, measurement_warnings, reference_fields
 from exporter.verify.evaluate import piece
 from exporter.verify.metrics import Logits, compare, largest
-from exporter.verify.summary import standard_error
 from exporter.verify.text import read_text
 from exporter.verify.windows import Windows, make_windows
 
@@ -219,32 +218,13 @@ def test_a_level_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         measure(nan, [], Options(text=TEXT, chunks=1))
 
 
-def test_fields_and_their_errors() -> None:
-    measurement = measure(BF16, [Q4_0], Options(text=TEXT, chunks=5))
-    scores = measurement.levels[0].scores
-    assert scores is not None
-    assert scores.kld.shape == (5, 511)
-    assert not any(np.isnan(getattr(scores, field.name)).any() for field in fields(Scores))
-    found = json.loads(json.dumps(level_fields(measurement, measurement.levels[0])))
-    means = scores.kld.mean(axis=1)
-    assert found["kld"]["error"] == pytest.approx(np.sqrt(((means - means.mean()) ** 2).sum() / 4 / 5))
-    assert found["kld"]["mean"] == pytest.approx(means.mean())
-    assert found["kld"]["p999"] <= found["kld"]["max"]
-    reference = json.loads(json.dumps(reference_fields(measurement)))["perplexity"]
-    assert found["perplexity"]["ratio"] == pytest.approx(found["perplexity"]["value"] / reference["value"])
-    # Paired over chunks, the ratio is known far better than either perplexity.
-    assert found["perplexity"]["ratio_error"] < 0.2 * reference["error"] / reference["value"]
-    assert measured_on_fields(measurement) == {
-        "text": str(TEXT),
-        "sha256": read_text(TEXT).sha256,
-        "chunks": 5,
-        "context": 512,
-        "tokens": 2560,
-        "scored": 511,
-        "mode": "default",
-        "engine": "llama.cpp of llama-cpp-python 0.3.36",
-    }
-    assert standard_error(scores.kld[:1]) is None
+def test_the_reference_is_not_evaluated_for_files_of_another_vocabulary(tmp_path: Path) -> None:
+    other = _patched(tmp_path / "other.gguf", "tokenizer.ggml.eos_token_id", (3).to_bytes(4, "little"))
+    told: list[tuple[int, int]] = []
+    measurement = measure(BF16, [other], Options(text=TEXT, chunks=1), lambda *step: told.append(step))
+    assert (told, measurement.nll, reference_fields(measurement)) == ([], None, {})
+    assert measurement_warnings(measurement) == []
+    assert "its vocabulary is not the reference's" in str(measurement.levels[0].error)
 
 
 def test_pieces_hold_at_most_64_mb_of_logits() -> None:

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,8 @@ def _status(document: "Document") -> int:
 
 def main() -> None:
     """Run a command; end with the contract's exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a path need not be text: print it as stderr does, not fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)

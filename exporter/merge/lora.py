@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TypeGuard
 
@@ -18,6 +19,8 @@ READ = {
     "fan_in_fan_out",
 }  # fmt: skip
 LARGEST = 1e30
+LONGEST_KEY = 1000
+MOST_TRIES = 10**7  # of ways to lay a key over a name: less than a second
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
 
 
@@ -78,9 +81,50 @@ def _matched(config: Mapping[str, object], field: str, module: str, default: obj
     patterns = config.get(field) or {}
     if not isinstance(patterns, Mapping):
         raise MergeError(f"adapter_config.json: {field} is {patterns!r}, expected an object.")
-    try:
-        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
-    except re.error as error:
-        raise MergeError(
-            f"adapter_config.json: {field} holds {error.pattern!r}, no regular expression ({error})."
-        ) from None
+    for key, value in patterns.items():
+        try:
+            pattern, tries = _pattern(key), _tries(key, len(module))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise MergeError(
+                f"adapter_config.json: {field} holds {key!r:.60}, no regular expression ({error})."
+            ) from None
+        if tries is None or tries > MOST_TRIES:
+            raise MergeError(
+                f"adapter_config.json: {field} holds {key!r:.60}, a regular expression that may take for ever. "
+                "Write the modules' names instead, a key for each, such as layers.0.self_attn.q_proj."
+            )
+        if pattern.match(module):
+            return value
+    return default
+
+
+@cache
+def _pattern(key: str) -> re.Pattern[str]:
+    """A key as PEFT's ``get_pattern_key`` matches it."""
+    return re.compile(rf"(.*\.)?({key})$")
+
+
+def _tries(key: str, length: int) -> int | None:
+    """At most so many ways to lay a key over a name are tried; None for a key of a kind that has no such bound.
+
+    Where no group is repeated, r repeated characters and the beginning share the name in (length + r + 1 over r + 1)
+    ways at most, each once for every choice of alternatives and of what is optional.
+    """
+    found = _parts(key)
+    return None if found is None else found[1] * math.comb(length + found[0] + 1, found[0] + 1)
+
+
+@cache
+def _parts(key: str) -> tuple[int, int] | None:
+    """How many characters of a key are repeated, and how many choices it gives; None for what is not counted here.
+
+    That is a repeated group, a reference to a group, anything else that begins with ``(?``, and a key that is too long.
+    """
+    bare = re.sub(r"\\[^1-9]|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", key)  # an escape or a class is one character
+    if len(key) > LONGEST_KEY or re.search(r"\)[*+{]|\(\?(?!:)|\\", bare):
+        return None
+    repeated, choices = len(re.findall(r"[*+{]", bare)), 2 ** len(re.findall(r"(?<!\()\?", bare))
+    while group := re.search(r"\((?:\?:)?([^()]*)\)", bare):
+        choices *= 1 + group[1].count("|")
+        bare = bare[: group.start()] + "x" + bare[group.end() :]
+    return None if re.search(r"[()]", bare) else (repeated, choices * (1 + bare.count("|")))

@@ -1,25 +1,30 @@
 """The metadata of a file, in GGUF's keys; names by the GGUF naming convention."""
 
+import math
 import re
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from converters.spec import Config, Family, Field
-from exporter.config import read_json
+from exporter.config import LARGEST, LARGEST_FLOAT, read_json
 from exporter.errors import PlanError
 from exporter.plan.values import Value
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exporter.plan.tensors import Tensor
     from exporter.run import Run
 
+# generation_config.json's field -> GGUF's, and whether it is a whole number (INT32, as gguf-py writes it).
 SAMPLING = {
-    "temperature": ("temp", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "repetition_penalty": ("penalty_repeat", float),
+    "temperature": ("temp", False),
+    "top_k": ("top_k", True),
+    "top_p": ("top_p", False),
+    "min_p": ("min_p", False),
+    "repetition_penalty": ("penalty_repeat", False),
 }
 
 
@@ -47,9 +52,9 @@ def identify(run: "Run", tensors: "tuple[Tensor, ...]") -> Identity:
     from gguf.utility import size_label  # noqa: PLC0415
 
     experts = [tensor for tensor in tensors if "_exps." in tensor.name]
-    total = sum(prod(tensor.shape) for tensor in tensors)
-    of_experts = sum(prod(tensor.shape) // tensor.shape[0] for tensor in experts)
-    shared = total - sum(prod(tensor.shape) for tensor in experts)
+    total = sum(math.prod(tensor.shape) for tensor in tensors)
+    of_experts = sum(math.prod(tensor.shape) // tensor.shape[0] for tensor in experts)
+    shared = total - sum(math.prod(tensor.shape) for tensor in experts)
     size = size_label(total, shared, of_experts, experts[0].shape[0] if experts else 0)
     base = run.base_name.rpartition("/")[2]
     _, _, basename, finetune, version, _ = Metadata.get_model_id_components(base, total)
@@ -73,11 +78,24 @@ def general(identity: Identity, run: "Run") -> dict[str, Value]:
     if run.adapters:
         values |= {"general.base_model.count": 1, "general.base_model.0.name": run.base_name.rpartition("/")[2]}
     file = run.tokenizer_files.get("generation_config.json")
-    generation = read_json(file) if file else {}
-    for key, (name, kind) in SAMPLING.items():
+    return values | (_sampling(file) if file else {})
+
+
+def _sampling(file: "Path") -> dict[str, Value]:
+    """The ``general.sampling.…`` keys of generation_config.json. PlanError for a value that GGUF has no number for."""
+    values: dict[str, Value] = {}
+    generation = read_json(file)
+    for key, (name, whole) in SAMPLING.items():
         value = generation.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            values[f"general.sampling.{name}"] = kind(value)
+        if value is None:
+            continue
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        if not abs(number) < LARGEST_FLOAT or (whole and not (-LARGEST <= number < LARGEST and number == int(number))):
+            expected = "a whole number of 32 bits" if whole else "a float32 number"
+            raise PlanError(
+                f"{file}: {key} is {value!r:.60}, expected {expected}. Correct the file, or remove the field."
+            )
+        values[f"general.sampling.{name}"] = np.int32(int(number)) if whole else float(number)
     return values
 
 

@@ -1,9 +1,10 @@
 """A plan for people and for programs."""
 
+import re
 from dataclasses import asdict
 from typing import Any
 
-from exporter.plan.values import Plan
+from exporter.plan.values import Job, Plan
 from exporter.report.numbers import bits, size
 
 
@@ -34,27 +35,56 @@ def as_document(plan: Plan) -> dict[str, Any]:
             }
             for job in plan.jobs
         ],
-        "special_tokens": dict(plan.tokenizer.sources),
+        "tokenizer": plan.tokenizer.facts,
         "warnings": list(plan.warnings),
     }
 
 
 def render(plan: Plan) -> str:
-    """A plan as text: a line for each file, each tensor and each warning."""
+    """A plan as text: a line for each file, each tensor (one for all layers that are treated alike), each warning."""
     lines = [f"{plan.name}: {plan.arch}, {plan.parameters:,} parameters, {len(plan.jobs)} tensors", ""]
     for k, output in enumerate(plan.outputs):
         kinds = ", ".join(f"{kind} {100 * count / plan.parameters:.1f} %" for kind, count in plan.types(k).items())
         lines.append(f"{output.file}  {size(output.bytes)}  {bits(plan.bits_per_weight(k))} bits a weight: {kinds}")
         lines += _fallbacks(plan, k)
-    width = max(len(job.tensor) for job in plan.jobs)
+    rows = _rows(plan)
+    width = max(len(name) for name, _, _ in rows)
     lines += ["", f"{'tensor':<{width}}  {'  '.join(f'{output.level:>7}' for output in plan.outputs)}  shape, source"]
-    for job in plan.jobs:
+    for name, job, source in rows:
         shape = " x ".join(str(side) for side in job.shape)
-        source = job.sources[0] if job.sources else "computed from config.json"
-        more = f" … {len(job.sources)} experts" if len(job.sources) > 1 else ""
-        lines.append(f"{job.tensor:<{width}}  {'  '.join(f'{kind:>7}' for kind in job.types)}  {shape}, {source}{more}")
+        lines.append(f"{name:<{width}}  {'  '.join(f'{kind:>7}' for kind in job.types)}  {shape}, {source}")
     lines += [f"left out: {part}" for part in plan.left_out]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in plan.warnings)])
+
+
+def _rows(plan: Plan) -> list[tuple[str, Job, str]]:
+    """A row for each tensor, or for all layers of it that are alike: its name, one of its jobs, what it is made of."""
+    groups: dict[tuple[str, str, tuple[int, ...], tuple[str, ...]], list[tuple[int, Job]]] = {}
+    for job in plan.jobs:
+        layer = re.match(r"blk\.(\d+)\.", job.tensor)
+        number = layer[1] if layer else ""
+        stem, source = job.tensor.removeprefix(f"blk.{number}."), _source(job).replace(f".{number}.", ".{i}.")
+        groups.setdefault((stem, source, job.shape, job.types), []).append((int(number or 0), job))
+    rows: list[tuple[str, Job, str]] = []
+    for (stem, source, _, _), members in groups.items():
+        job = members[0][1]
+        many = len(members) > 1
+        name = f"blk.{{{_ranges([layer for layer, _ in members])}}}.{stem}" if many else job.tensor
+        rows.append((name, job, source if many else _source(job)))
+    return rows
+
+
+def _source(job: Job) -> str:
+    """What a tensor is made of: one of our names, the first expert's where there are several."""
+    more = f" … {len(job.sources)} experts" if len(job.sources) > 1 else ""
+    return job.sources[0] + more if job.sources else "computed from config.json"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Rising numbers as ranges: 0-3,5."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in zip(starts, ends, strict=True))
 
 
 def _fallbacks(plan: Plan, k: int) -> list[str]:

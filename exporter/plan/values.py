@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
+import numpy as np
+
 from exporter.profiles import Choice
 from exporter.tokenizer import Tokenizer
 
-Value = bool | int | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
-"""A metadata value: an int is stored as UINT32, a float as FLOAT32, a tuple as an array (of INT32 or FLOAT32)."""
+Value = bool | int | np.int32 | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+"""A metadata value: an int is stored as UINT32, a numpy.int32 as INT32, a float as FLOAT32, a tuple as an array (of
+INT32 or FLOAT32)."""
 ALIGNMENT = 32
 
 

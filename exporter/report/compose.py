@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.report.document import check_document
 from exporter.report.schema import SCHEMA, Document
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from exporter.merge import Merged
     from exporter.plan import Plan
     from exporter.run import Run
@@ -34,7 +33,7 @@ def export_blocks(run: "Run", source: "Merged", plan: "Plan", hashes: "Mapping[P
 def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
     """What was exported."""
     return {
-        "path": str(run.path),
+        "path": nearest(run.path),
         "kind": run.kind,
         "trainer": run.trainer,
         "architecture": str(run.config["architecture"]),
@@ -42,13 +41,19 @@ def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
         "parameters": plan.parameters,
         "left_out": list(plan.left_out),
         "notes": list(run.notes),
-        "base": {"name": run.base_name, "path": str(run.base), "sha256": hashes[run.base]},
+        "base": {"name": run.base_name, "path": nearest(run.base), "sha256": hashes[run.base]},
         "adapters": [
-            {"path": str(adapter.folder), "sha256": hashes[adapter.folder], "method": "lora", "weight": 1.0}
+            {"path": nearest(adapter.folder), "sha256": hashes[adapter.folder], "method": "lora", "weight": 1.0}
             for adapter in run.adapters
         ],
-        "special_tokens": dict(plan.tokenizer.sources),
+        "tokenizer": plan.tokenizer.facts,
     }
+
+
+def nearest(path: Path) -> str:
+    """A path as a report has it, which others will read: from the current folder, where it lies in that."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def merge_block(source: "Merged") -> Fields:

@@ -10,6 +10,7 @@ from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
 from exporter.report.schema import Document, Level, RunFacts
 
 NOT_SAID = "not said"
+SPECIAL = {"bos": "bos: begin of text", "eos": "eos: end of text", "eot": "eot: end of turn"}
 
 
 def title(document: Document) -> tuple[str, str]:
@@ -29,6 +30,7 @@ def sections(document: Document) -> list[Section]:
         Section("Measured on", _measured_on(document)),
         Section("Checks", _checks(document)),
         Section("Run", _run(document.get("run"))),
+        Section("Tokenizer", _tokenizer(document.get("run"))),
         Section("Merge", _merge(document)),
         Section("This report", _origin(document)),
         Section("Further fields", _further(document)),
@@ -89,6 +91,27 @@ def _run(run: RunFacts | None) -> tuple[Block, ...]:
     )
     table = Table(("Adapter", "Method", "Weight", "SHA-256"), adapters, frozenset({2}))
     return (Facts(tuple(rows)), table) if adapters else (Facts(tuple(rows)),)
+
+
+def _tokenizer(run: RunFacts | None) -> tuple[Block, ...]:
+    """Special tokens, what is put before a text, and the chat template's file."""
+    tokenizer = run.get("tokenizer") if run else None
+    if not tokenizer:
+        return ()
+    template = tokenizer.get("chat_template")
+    facts: tuple[tuple[str, tuple[Cell, ...]], ...] = (
+        ("Tokens", (_count(tokenizer.get("tokens")),)),
+        ("Model, as GGUF names it", (_code(tokenizer.get("model")),)),
+        ("Pre-tokenizer", (_code(tokenizer.get("pre")),)),
+        ("A text begins with", ("the bos token" if tokenizer.get("adds_bos") else "no token of its own",)),
+        ("Chat template", (Code(template) if template else "none",)),
+    )
+    rows = tuple(
+        (SPECIAL.get(kind, kind), Code(token["text"]), str(token["id"]), token["source"])
+        for kind, token in (tokenizer.get("special") or {}).items()
+    )
+    table = Table(("Special token", "Text", "Id", "From"), rows, frozenset({2}))
+    return (Facts(facts), table) if rows else (Facts(facts),)
 
 
 def _merge(document: Document) -> tuple[Block, ...]:

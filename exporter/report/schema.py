@@ -30,6 +30,25 @@ class Adapter(TypedDict):
     weight: NotRequired[float | None]
 
 
+class SpecialToken(TypedDict):
+    """A special token, and what names it."""
+
+    id: int
+    text: str
+    source: str
+
+
+class TokenizerFacts(TypedDict):
+    """The tokenizer as written: ``chat_template`` is the file of the default one, null where there is none."""
+
+    model: NotRequired[str | None]
+    pre: NotRequired[str | None]
+    tokens: NotRequired[int | None]
+    special: NotRequired[dict[str, SpecialToken] | None]
+    adds_bos: NotRequired[bool | None]
+    chat_template: NotRequired[str | None]
+
+
 class RunFacts(TypedDict):
     """What was exported."""
 
@@ -40,6 +59,7 @@ class RunFacts(TypedDict):
     family: NotRequired[str | None]
     parameters: NotRequired[int | None]
     left_out: NotRequired[list[str] | None]
+    tokenizer: NotRequired[TokenizerFacts | None]
     base: NotRequired[Weights | None]
     adapters: NotRequired[list[Adapter] | None]
 

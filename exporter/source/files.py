@@ -1,6 +1,7 @@
 """Stored tensors: safetensors in one file or in shards, or PyTorch's .bin files; checked against each other."""
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -133,6 +134,7 @@ def _indexed(index: Path) -> dict[str, Stored]:
 
 def _headers(file: Path) -> dict[str, Stored]:
     """Names, shapes and types of the tensors of one file; no tensor is read."""
+    _require_utf8(file)
     if not file.is_file():
         raise SourceError(f"{file}: is no file, expected one of tensors. Copy it again, or save the model again.")
     if file.suffix == ".bin":
@@ -154,6 +156,16 @@ def _headers(file: Path) -> dict[str, Stored]:
         raise SourceError(
             f"{file}: is no whole safetensors file: {error} ({size:,} bytes). Copy it again, or save the model again."
         ) from error
+
+
+def _require_utf8(file: Path) -> None:
+    """SourceError for a file whose path is not in UTF-8: safetensors opens no such file."""
+    path = os.fsencode(file)
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        shown = path.decode(errors="backslashreplace")
+        raise SourceError(f"{shown}: this path is not in UTF-8, so it cannot be read. Rename the folder.") from None
 
 
 def _load_bin(file: Path) -> Mapping[str, "torch.Tensor"]:

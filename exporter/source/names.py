@@ -8,6 +8,9 @@ from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, Vie
 from exporter.errors import SourceError
 from exporter.source.files import FLOATS, Stored
 
+MOST_EXPERTS = 2**16
+"""More than any model has; so many names are made of one stored tensor."""
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -116,9 +119,12 @@ def _views(ours: str, form: str | View, tensor: Stored) -> Iterator[tuple[str, W
     if isinstance(form, str):
         yield ours, Weight(tensor.name, tensor.shape, tensor.dtype)
         return
-    if len(tensor.shape) != 3 or tensor.shape[1] % form.of:  # noqa: PLR2004  (experts, rows, columns)
-        found = list(tensor.shape)
-        raise SourceError(f"{tensor.name}: has shape {found}, expected (experts, {form.of} x rows, columns).")
+    fused = len(tensor.shape) == 3 and tensor.shape[1] % form.of == 0  # noqa: PLR2004  (experts, rows, columns)
+    if not fused or 0 in tensor.shape or tensor.shape[0] > MOST_EXPERTS:
+        raise SourceError(
+            f"{tensor.name}: has shape {list(tensor.shape)}, expected (experts, {form.of} x rows, columns), each above "
+            f"0, and at most {MOST_EXPERTS} experts. Copy the file again, or save the model again."
+        )
     experts, rows, columns = tensor.shape
     rows //= form.of
     for expert in range(experts):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import TokenizerError
 from exporter.tokenizer import spm, template
+from exporter.tokenizer.describe import describe
 from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
 from exporter.tokenizer.pre import ASCII_CASE, normalizes, pre_tokenizer
 from exporter.tokenizer.special import (
@@ -54,6 +55,11 @@ class Tokenizer:
     sources: Mapping[str, str]  # "eos" -> "tokenizer_config.json"; also "chat_template", "scores"
     split_off: Mapping[str, int] = field(default_factory=dict)  # what llama.cpp splits off, tokenizer.json does not
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What it is, in few words, for reports."""
+        return describe(self)
+
 
 def read_tokenizer(
     files: Mapping[str, Path], config: Mapping[str, object], rows: int, facts: Tokens, *, pre: str | None = None
@@ -96,7 +102,7 @@ def _read_tokenizer(
         head |= _prefix_key(read, facts)
     else:
         head, warnings = _sentencepiece(read, vocabulary, rows, facts)
-    ends, end_warnings = _ends(read, config, vocabulary, specials)
+    ends, end_source, end_warnings = _ends(read, config, vocabulary, specials)
     normal = byte_level and normalizes(read.spec)
     taken = taken_for_special(vocabulary)
     notes = _limits(vocabulary, taken, str(head[GGML + "pre"]), normal=normal)
@@ -104,7 +110,7 @@ def _read_tokenizer(
         metadata=head | _special_keys(specials, ends, facts) | template.template_metadata(read.templates),
         normalizes=normal,
         warnings=(*vocabulary.warnings, *specials.warnings, *warnings, *end_warnings, *notes),
-        sources=_sources(read, specials),
+        sources=_sources(read, specials) | dict.fromkeys(ends, end_source),
         split_off=taken | {item.text: n for n, item in vocabulary.added.items() if item.source != "tokenizer.json"},
     )
 
@@ -206,8 +212,8 @@ def _prefix_key(files: TokenizerFiles, facts: Tokens) -> dict[str, Value]:
 
 def _ends(
     files: TokenizerFiles, config: Mapping[str, object], vocabulary: Vocabulary, specials: Specials
-) -> tuple[dict[str, int], list[str]]:
-    """Return the end of a turn, where it is not the end of text."""
+) -> tuple[dict[str, int], str, list[str]]:
+    """Return the end of a turn, where it is not the end of text, what says so, and warnings."""
     ids = vocabulary.ids()
     marker, failed = None, None
     if "default" in files.templates:
@@ -220,7 +226,8 @@ def _ends(
     eot = end_of_turn_id(specials, ids[marker] if marker is not None else None, inside)
     seen = {specials.ids.get("eos"), eot}
     warnings = [*([failed] if failed else []), *stop_warnings(ids, seen, stops)]
-    return ({"eot": eot} if eot is not None else {}), warnings
+    source = "the chat template" if marker is not None else "generation_config.json or config.json"
+    return ({"eot": eot} if eot is not None else {}), source, warnings
 
 
 def _stripping(vocabulary: Vocabulary) -> list[str]:

@@ -59,11 +59,14 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """The reference's -ln p of each scored token (chunks, scored), and each level's scores, in the order asked for."""
+    """The reference's -ln p of each scored token (chunks, scored), and each level's scores, in the order asked for.
+
+    ``nll`` is None where there are levels and none could be opened: the reference is then not evaluated.
+    """
 
     reference: Path
     measured_on: MeasuredOn
-    nll: Values
+    nll: Values | None
     levels: tuple[Level, ...]
 
 
@@ -72,9 +75,9 @@ def measure(
 ) -> Measurement:
     """Measure ``files`` against ``reference``, all GGUF; ``progress`` is told (done, total) after each decode.
 
-    The reference is evaluated once a chunk. What stops a file (it does not load, its vocabulary is another, its process
-    dies, a logit is not finite) becomes its ``error`` while the others go on; the same for the reference, or a text
-    that is too short, is an EngineError.
+    The reference is evaluated once a chunk, and not at all where there are files and none can be opened. What stops a
+    file (it does not load, its vocabulary is another, its process dies, a logit is not finite) becomes its ``error``
+    while the others go on; the same for the reference, or a text that is too short, is an EngineError.
     """
     options = options or Options()
     text = read_text(options.text)
@@ -86,8 +89,10 @@ def measure(
         sides = tuple(stack.enter_context(closing(Side(file, windows, base.facts.n_vocab))) for file in files)
         for side in sides:
             side.open(base, text.data, shape)
-        tick = _counter(progress, len(windows.ids) * -(-options.context // shape.batch) * (1 + len(sides)))
-        nll = evaluate(Evaluation(base, sides, windows, options.mode, shape), tick)
+        live = tuple(side for side in sides if side.error is None)
+        tick = _counter(progress, len(windows.ids) * -(-options.context // shape.batch) * (1 + len(live)))
+        evaluation = Evaluation(base, live, windows, options.mode, shape)
+        nll = evaluate(evaluation, tick) if live or not sides else None
         levels = tuple(Level(side.file, None if side.error else side.scores, side.error) for side in sides)
         return Measurement(reference, _measured_on(text, windows, options, base.facts.engine), nll, levels)
 

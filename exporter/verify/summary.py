@@ -10,10 +10,11 @@ import numpy as np
 
 from exporter.verify import compat
 from exporter.verify.measurement import Level, Measurement
-from exporter.verify.metrics import Scores, Values
+from exporter.verify.metrics import Values
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 _FEWEST_CHUNKS = 2
+_ENOUGH_CHUNKS = 10
 
 Fields = dict[str, object]
 
@@ -23,8 +24,27 @@ def measured_on_fields(measurement: Measurement) -> Fields:
     return asdict(measurement.measured_on)
 
 
+def measurement_warnings(measurement: Measurement) -> list[str]:
+    """What a reader of the errors should know: a standard error from n values is itself uncertain by 1/sqrt(2(n-1)).
+
+    That is the relative standard deviation of a sample's standard deviation, for normal values and large n.
+    """
+    on = measurement.measured_on
+    if on.chunks >= _ENOUGH_CHUNKS or measurement.nll is None:
+        return []
+    known = (
+        f"the errors are themselves uncertain by about {100 / np.sqrt(2 * (on.chunks - 1)):.0f} %"
+        if on.chunks >= _FEWEST_CHUNKS
+        else "no error can be given"
+    )
+    windows = f"{on.chunks} window{'s' * (on.chunks > 1)} of {on.context} tokens"
+    return [f"measured on {windows}: {known}. Measure on {_ENOUGH_CHUNKS} or more: a longer --text, more --chunks."]
+
+
 def reference_fields(measurement: Measurement) -> Fields:
-    """What is measured of the block ``reference``: its perplexity; ``llama_cpp`` in that mode."""
+    """What is measured of the block ``reference``: its perplexity; ``llama_cpp`` in that mode. Empty if nothing was."""
+    if measurement.nll is None:
+        return {}
     value = float(np.exp(measurement.nll.mean()))
     fields: Fields = {"perplexity": {"value": value, "error": _scaled(value, standard_error(measurement.nll))}}
     if measurement.measured_on.mode == "llama.cpp":
@@ -39,10 +59,10 @@ def level_fields(measurement: Measurement, level: Level) -> Fields:
     statistics, whose errors take tokens as independent, as it does.
     """
     scores = level.scores
-    if scores is None:
+    if scores is None or measurement.nll is None:
         return {"error": level.error}
     fields: Fields = {
-        "perplexity": _perplexity(scores),
+        "perplexity": _perplexity(scores.nll, measurement.nll),
         "kld": _kld(scores.kld),
         "top1": {"value": float(scores.top1.mean()), "error": standard_error(scores.top1)},
         "top5": {"value": float(scores.top5.mean()), "error": standard_error(scores.top5)},
@@ -65,13 +85,16 @@ def standard_error(values: Values) -> float | None:
     return float(means.std(ddof=1) / np.sqrt(len(means)))
 
 
-def _perplexity(scores: Scores) -> Fields:
-    """Errors by the delta method: that of exp(m) is exp(m) times that of m. The ratio's is of paired differences."""
-    difference = scores.nll - scores.nll_reference
-    value, ratio = float(np.exp(scores.nll.mean())), float(np.exp(difference.mean()))
+def _perplexity(nll: Values, reference: Values) -> Fields:
+    """Errors by the delta method: that of exp(m) is exp(m) times that of m. The ratio's is of paired differences.
+
+    Both are as computed, also in mode "llama.cpp", whose own ratio takes the reference after 16 bits.
+    """
+    difference = nll - reference
+    value, ratio = float(np.exp(nll.mean())), float(np.exp(difference.mean()))
     return {
         "value": value,
-        "error": _scaled(value, standard_error(scores.nll)),
+        "error": _scaled(value, standard_error(nll)),
         "ratio": ratio,
         "ratio_error": _scaled(ratio, standard_error(difference)),
     }
