@@ -190,7 +190,8 @@ def write_adapter(
     from safetensors.torch import save_file  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none"}
+    config["target_modules"] = ["layers.0.self_attn.q_proj"]
     config |= {"base_model_name_or_path": str(base) if base else None} | fields
     (folder / "adapter_config.json").write_text(json.dumps(config))
     kept = {name: tensor for name, tensor in {**PAIR, **tensors}.items() if tensor is not None}

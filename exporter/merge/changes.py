@@ -1,175 +1,154 @@
 """An adapter's tensors, each laid to the weight it changes; every one is used, left out by name, or refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
+from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
-from exporter.merge.lora import check_config, check_layer, rank_and_scale
+from exporter.merge.experts import of_experts, parameter_of
+from exporter.merge.keys import WHOLE, in_peft_form, part_of
+from exporter.merge.lora import check_config, check_layer, rank_and_scale, token_ids
+from exporter.merge.values import Added, Change, Changes, Factors, Given, Tokens
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-
-PREFIX = "base_model.model."
-EMBEDDINGS = ("embed_tokens", "lm_head")
-FACTORS = {
-    ".lora_A.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_embedding_A": "embedding_a",
-    ".lora_embedding_B": "embedding_b",
-}
-# Which part of a change is a whole tensor that PEFT saves of a module, by what it puts after the module's name. With
-# save_embedding_layers, or a resized vocabulary, it saves all that its wrappers hold.
-WHOLE = {"": "saved", ".modules_to_save": "copy", ".base_layer": "base", ".original_module": "original"}
+PAIR = 2  # tensors of LoRA, and sides of a matrix
+Slots = dict[str, dict[str, str]]
+"""Our name of a weight (or what the adapter calls a fused parameter) -> part of its change -> tensor of the adapter."""
 
 
-@dataclass(frozen=True)
-class Factors:
-    """What is added to a weight: scale · B·A, the adapter's own names of the two."""
+def read_changes(given: Given) -> Changes:
+    """The changes of an adapter of LoRA or of trained tokens.
 
-    a: str
-    b: str
-    scale: float
-    embedding: bool
-    """B·A is (columns, rows) of the weight: PEFT's layer for embeddings."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """What training did to one weight: replaced it, or added to it, or both."""
-
-    weight: str
-    replaced_by: str | None = None
-    factors: Factors | None = None
-    copy: str | None = None
-    """The same tensor as ``replaced_by``, saved once more."""
-    origin: str | None = None
-    """What the base held when training began, where that was saved too: of other rows if the vocabulary was resized."""
-
-
-@dataclass(frozen=True)
-class Changes:
-    """All changes of an adapter, by our name of the weight; its tensors of parts that are not exported."""
-
-    by_weight: Mapping[str, Change] = field(default_factory=dict)
-    tensors: int = 0
-    left_out: tuple[str, ...] = ()
-
-
-UNCHANGED = Changes()
-_Adapter = tuple[Mapping[str, object], Mapping[str, tuple[int, ...]], "Path"]
-"""An adapter's configuration, its tensors' shapes, and its file."""
-
-
-def read_changes(
-    config: Mapping[str, object],
-    shapes: Mapping[str, tuple[int, ...]],
-    spell: "Callable[[str], str | None]",
-    path: "Path",
-) -> Changes:
-    """The changes of a LoRA adapter.
-
-    Args:
-        config: adapter_config.json.
-        shapes: the adapter's tensors.
-        spell: our name of a weight as the adapter calls it; None for one of a part that is left out.
-        path: the adapter's file, for messages.
-
-    Raises:
-        MergeError: an adapter that is no plain LoRA, or a tensor that no rule knows.
+    MergeError for an adapter of another kind, or a tensor that no rule knows.
     """
-    check_config(config, path)
-    slots: dict[str, dict[str, str]] = {}
-    left_out = []
-    for name in shapes:
-        module, slot = _slot(name, config, path)
-        weight = spell(module if slot in WHOLE.values() else f"{module}.weight")
+    check_config(given.config, given.path)
+    spelled = in_peft_form(given.shapes, lambda name: _fits(name, given))
+    slots: Slots = {}
+    modules, left_out = {}, []
+    for name, form in spelled.items():
+        module, part = part_of(form, given.config, given.path)
+        modules[name] = module
+        weight = _place(module, part, given)
         if weight is None:
             left_out.append(name)
-        elif slot in slots.setdefault(weight, {}):
-            raise MergeError(f"{path}: {weight} has two tensors for one place: {slots[weight][slot]} and {name}.")
+        elif part in slots.setdefault(weight, {}):
+            raise MergeError(f"{given.path}: {weight} has two tensors for one place: {slots[weight][part]} and {name}.")
         else:
-            slots[weight][slot] = name
-    changes = {weight: _change(weight, names, (config, shapes, path)) for weight, names in slots.items()}
-    return Changes(changes, len(shapes), tuple(left_out))
+            slots[weight][part] = name
+    changes: dict[str, Change] = {}
+    for weight, names in slots.items():
+        changes |= _changes(weight, names, given, modules)
+    return Changes(changes, len(given.shapes), tuple(left_out))
 
 
-def _slot(name: str, config: Mapping[str, object], path: "Path") -> tuple[str, str]:
-    """The module (or the whole parameter, for a replacement) of an adapter's tensor, and its part in the change."""
-    if not name.startswith(PREFIX):
-        raise MergeError(f"{path}: the tensor {name} does not begin with {PREFIX!r}, so it is not as PEFT saves it.")
-    inner = name.removeprefix(PREFIX)
-    for ending, slot in FACTORS.items():
-        if inner.endswith(ending):
-            return inner.removesuffix(ending), slot
-    module, _, parameter = inner.rpartition(".")
-    ending = next((ending for ending in WHOLE if ending and module.endswith(ending)), "")
-    module = module.removesuffix(ending)
-    if parameter in {"weight", "bias"} and "lora_" not in inner and (ending or _is_saved(module, config)):
-        return f"{module}.{parameter}", WHOLE[ending]
-    raise MergeError(
-        f"{path}: the tensor {name} is of a kind that is not merged: neither lora_A nor lora_B, nor of a module in "
-        "modules_to_save. The run is refused, since leaving it out would change the model. Merge it with PEFT first."
-    )
+def _place(module: str, part: str, given: Given) -> str | None:
+    """What a tensor changes: our name of a weight, a fused parameter of experts; None for a part that is left out."""
+    if part in WHOLE.values():
+        return given.spell(module)
+    fused = parameter_of(module, given.config)
+    if fused is not None and given.split(fused):
+        return fused
+    return given.spell(f"{module}.{'bias' if part == 'bias' else 'weight'}")
 
 
-def _is_saved(module: str, config: Mapping[str, object]) -> bool:
-    """Whether PEFT keeps a copy of a module: an embedding, or it or one around it is of ``modules_to_save``.
-
-    An entry there means every module whose name ends so, with or without a dot before it (PEFT's ``_set_trainable``).
-    """
-    entries = config.get("modules_to_save")
-    saved = tuple(map(str, entries)) if isinstance(entries, list) else ()
-    parts = module.split(".")
-    around = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-    return parts[-1] in EMBEDDINGS or any(name.endswith(saved) for name in around)
+def _fits(name: str, given: Given) -> bool:
+    """Whether a name, spelled as PEFT does, is of a weight that the base has, or of a part that is left out."""
+    try:
+        module, part = part_of(name, given.config, given.path)
+    except MergeError:
+        return False
+    weight = _place(module, part, given)
+    return weight is None or weight in given.base or weight in (EMBEDDING, HEAD) or bool(given.split(weight))
 
 
-def _change(weight: str, names: Mapping[str, str], adapter: "_Adapter") -> Change:
-    """The change that an adapter's tensors of one weight make together; MergeError where they contradict each other."""
-    whole = [names[slot] for slot in ("saved", "copy", "base") if slot in names]
-    factors = _factors({slot: name for slot, name in names.items() if slot not in WHOLE.values()}, adapter)
-    if ("base" in names and len(whole) > 1) or (factors and "copy" in names):
-        raise MergeError(f"{adapter[2]}: {weight} has two tensors for one place: {' and '.join(names.values())}.")
+def _changes(weight: str, names: Mapping[str, str], given: Given, modules: Mapping[str, str]) -> dict[str, Change]:
+    """The changes that an adapter's tensors of one place make together; MergeError where they contradict each other."""
+    whole = [names[part] for part in ("saved", "copy", "base") if part in names]
+    parts = {part: name for part, name in names.items() if part not in WHOLE.values()}
+    if ("base" in names and len(whole) > 1) or (parts and "copy" in names) or ("tokens" in parts and len(names) > 1):
+        raise MergeError(f"{given.path}: {weight} has two tensors for one place: {' and '.join(names.values())}.")
     if not whole and "original" in names:
         raise MergeError(
-            f"{adapter[2]}: {names['original']} is what was there before training; what training made of it is not in "
+            f"{given.path}: {names['original']} is what was there before training; what training made of it is not in "
             "the file. Save the adapter again."
         )
-    copy = whole[1] if len(whole) > 1 else None
-    return Change(weight, whole[0] if whole else None, factors, copy, names.get("base", names.get("original")))
+    change = Change(
+        weight,
+        replaced_by=whole[0] if whole else None,
+        copy=whole[1] if len(whole) > 1 else None,
+        # A bias is trained where it lies: what is saved of the base layer is not what was there before.
+        origin=None if weight.endswith(".bias") else names.get("base", names.get("original")),
+    )
+    if "tokens" in parts:
+        return {weight: replace(change, tokens=_tokens(weight, parts["tokens"], modules[parts["tokens"]], given))}
+    if "bias" in parts:
+        scale = rank_and_scale(given.config, modules[parts["bias"]], given.path)[1]
+        return {weight: replace(change, added=Added(parts["bias"], scale))}
+    if not parts:
+        return {weight: change}
+    rank, factors = _factors(parts, given, modules)
+    if given.split(weight):
+        experts = of_experts(factors, rank, given.split(weight), given)
+        return {name: Change(name, factors=one) for name, one in experts.items()}
+    return {weight: replace(change, factors=factors)}
 
 
-def _factors(given: Mapping[str, str], adapter: "_Adapter") -> Factors | None:
-    """The pair of one weight with its scale; MergeError for half a pair, or a rank that is not the configured one."""
-    config, shapes, path = adapter
-    if not given:
-        return None
-    embedding = "embedding_a" in given or "embedding_b" in given
-    a, b = (given.get(f"embedding_{key}" if embedding else key) for key in "ab")
-    if a is None or b is None or len(given) > 2:  # noqa: PLR2004  (a pair)
+def _tokens(weight: str, name: str, module: str, given: Given) -> Tokens:
+    """Rows trained alone; MergeError where the file and the config do not tell of the same."""
+    ids = token_ids(given.config, module, given.path)
+    base = given.base.get(weight) or given.base[EMBEDDING]
+    if given.shapes[name] != (len(ids), base[1]) or (ids and not 0 <= min(ids) <= max(ids) < base[0]):
         raise MergeError(
-            f"{path}: {' and '.join(given.values())} of one weight: one has no counterpart, for lora_A and lora_B (or "
-            "lora_embedding_A and _B) go together. Save the adapter again."
+            f"{given.path}: {name} is {list(given.shapes[name])}, adapter_config.json names {len(ids)} tokens up to "
+            f"{max(ids, default=0)}, {weight} is {list(base)}. The files are of different runs."
         )
-    module = a.removeprefix(PREFIX).rpartition(".lora_")[0]
-    check_layer(config, module, path)
-    rank, scale = rank_and_scale(config, module, path)
-    if 0 in (*shapes[a], *shapes[b]):
+    return Tokens(name, ids)
+
+
+def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str]) -> tuple[int, Factors]:
+    """The rank and the pair of one weight; MergeError for half a pair, or a rank that is not the configured one."""
+    embedding = "embedding_a" in parts or "embedding_b" in parts
+    a, b = (parts.get(f"embedding_{key}" if embedding else key) for key in "ab")
+    magnitude = parts.get("magnitude")
+    if a is None or b is None or len(parts) > PAIR + (magnitude is not None):
         raise MergeError(
-            f"{path}: {a} is {list(shapes[a])} and {b} is {list(shapes[b])}: the parameters were not gathered when the "
-            "run was saved under DeepSpeed ZeRO-3 or FSDP. Run zero_to_fp32.py on the checkpoint, or save once more."
+            f"{given.path}: {' and '.join(parts.values())} of one weight: one has no counterpart, for lora_A and "
+            "lora_B (or lora_embedding_A and _B) go together. Save the adapter again."
         )
-    if len(shapes[a]) != 2 or len(shapes[b]) != 2:  # noqa: PLR2004  (matrices)
+    module = modules[a]
+    check_layer(given.config, module, given.path)
+    rank, scale = rank_and_scale(given.config, parameter_of(module, given.config) or module, given.path)
+    _check_pair(a, b, given)
+    _check_magnitude(a, magnitude, given)
+    fused = parameter_of(module, given.config)
+    ranks = (given.shapes[a][0], given.shapes[b][-1])
+    if ranks != (rank, rank) and not (fused and given.split(fused)):
         raise MergeError(
-            f"{path}: {a} is {list(shapes[a])} and {b} is {list(shapes[b])}, expected two matrices. Such an adapter is "
-            "not merged here. Merge it with PEFT first."
-        )
-    if shapes[a][0] != rank or shapes[b][-1] != rank:
-        raise MergeError(
-            f"{path}: {module} has rank {shapes[a][0]} by its tensors, {rank} by adapter_config.json "
+            f"{given.path}: {module} has rank {ranks[0]} by its tensors, {rank} by adapter_config.json "
             "(r, rank_pattern). The two files are of different runs."
         )
-    return Factors(a, b, scale, embedding)
+    return rank, Factors(a, b, scale, embedding, magnitude)
+
+
+def _check_pair(a: str, b: str, given: Given) -> None:
+    """MergeError for a pair that is empty, or no two matrices."""
+    shapes = f"{a} is {list(given.shapes[a])} and {b} is {list(given.shapes[b])}"
+    if 0 in (*given.shapes[a], *given.shapes[b]):
+        raise MergeError(
+            f"{given.path}: {shapes}: the parameters were not gathered when the run was saved under DeepSpeed ZeRO-3 "
+            "or FSDP. Run zero_to_fp32.py on the checkpoint, or save once more."
+        )
+    if len(given.shapes[a]) != PAIR or len(given.shapes[b]) != PAIR:
+        raise MergeError(
+            f"{given.path}: {shapes}, expected two matrices. Such an adapter is not merged here. Merge it with PEFT "
+            "first."
+        )
+
+
+def _check_magnitude(a: str, magnitude: str | None, given: Given) -> None:
+    """MergeError where DoRA's config and tensors do not go together."""
+    if bool(given.config.get("use_dora")) != (magnitude is not None):
+        said = "says use_dora" if given.config.get("use_dora") else "does not say use_dora"
+        raise MergeError(
+            f"{given.path}: adapter_config.json {said}, and {a} has {'a' if magnitude else 'no'} lora_magnitude_vector "
+            "beside it. The two files are of different runs: copy both from one."
+        )

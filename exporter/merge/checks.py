@@ -1,18 +1,24 @@
 """Whether changes fit the base, and whether they are what they seem; decided before anything is written."""
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, cast
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
-from exporter.merge.changes import Change, Changes
 from exporter.merge.tied import equal_tensors
+from exporter.merge.values import Change, Changes, Factors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.run import Adapter
     from exporter.source.files import TensorFiles
+
+
+PARTLY = ("layers_to_transform", "exclude_modules", "layer_replication", "target_parameters")
+"""Fields with which a module may rightly be trained in some layers only."""
 
 
 def check_fit(
@@ -30,8 +36,11 @@ def check_fit(
             resized = shape and change.weight in (EMBEDDING, HEAD) and found[1:] == shape[1:]
             shape = found if resized else shape
         if change.factors is not None and (not found or found == shape):
-            a, b = shapes[change.factors.a], shapes[change.factors.b]
-            found = (a[-1], b[0]) if change.factors.embedding else (b[0], a[-1])
+            found = _product(change.factors, shapes)
+        if change.added is not None:
+            found = shapes[change.added.vector]
+        if change.tokens is not None:
+            found = shape or ()  # compared with the base's rows when it was read
         if found != shape:
             was = "does not have it" if shape is None else f"has {_by(shape)} there"
             raise MergeError(
@@ -39,6 +48,15 @@ def check_fit(
                 f"trained on another base: adapter_config.json names {adapter.config.get('base_model_name_or_path')}. "
                 "Give that one with --base."
             )
+
+
+def _product(factors: Factors, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Rows and columns of what is added; DoRA's lengths behind them where they are not as many."""
+    a, b = shapes[factors.a], shapes[factors.b]
+    rows, columns = (a[1], b[0]) if factors.turned else (b[0], a[1])
+    if factors.magnitude is not None and prod(shapes[factors.magnitude]) != (columns if factors.turned else rows):
+        return (rows, columns, *shapes[factors.magnitude])
+    return (factors.expert.rows if factors.expert else rows, columns)
 
 
 def check_effect(changes: Changes, adapter: "TensorFiles", path: "Path") -> None:
@@ -54,14 +72,48 @@ def check_effect(changes: Changes, adapter: "TensorFiles", path: "Path") -> None
         )
 
 
+def check_layers(changes: Changes, base: Mapping[str, tuple[int, ...]], adapter: "Adapter") -> None:
+    """MergeError where a module was trained in some layers, or for some experts, and the config says in all.
+
+    The config says so where it lists modules by their names alone.
+    """
+    config = adapter.config
+    if not isinstance(config.get("target_modules"), list) or any(config.get(field) for field in PARTLY):
+        return
+    trained = {change.weight for change in changes.by_weight.values() if change.factors is not None}
+    kinds = {_kind(weight) for weight in trained}
+    missing = sorted((name for name in base if _kind(name) in kinds and name not in trained), key=_in_order)
+    listed = config["target_modules"]
+    if missing and not any(re.search(r"\d", str(name)) for name in cast("list[object]", listed)):
+        raise MergeError(
+            f"{adapter.weights}: has no lora_A and lora_B of {missing[0]}"
+            f"{f' and {len(missing) - 1} more weights' if missing[1:] else ''}, but of the same module elsewhere, and "
+            f"adapter_config.json names it for all layers (target_modules {listed!r:.60}). The file is incomplete: "
+            "copy it again, or save the adapter again from the checkpoint."
+        )
+
+
+def _kind(weight: str) -> str:
+    """A weight's name without the numbers of layer and expert."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "N", weight)
+
+
+def _in_order(weight: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"(?<=\.)\d+(?=\.)", weight)))
+
+
 def _moves(change: Change, adapter: "TensorFiles") -> bool:
     """Whether training replaced a weight, or added something to it that is not zero because a factor is."""
-    if change.replaced_by != change.origin:
+    if change.replaced_by != change.origin or change.tokens is not None:
         return True
-    return (
-        change.factors is not None
-        and change.factors.scale != 0
-        and all(bool(adapter.read(name, (slice(None),)).any()) for name in (change.factors.a, change.factors.b))
+    if change.added is not None:
+        return change.added.scale != 0 and bool(adapter.read(change.added.vector, (slice(None),)).any())
+    return change.factors is not None and (
+        change.factors.magnitude is not None  # trained by itself: only the weight could tell
+        or (
+            change.factors.scale != 0
+            and all(bool(adapter.read(name, (slice(None),)).any()) for name in (change.factors.a, change.factors.b))
+        )
     )
 
 

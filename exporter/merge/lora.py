@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 from exporter.errors import MergeError
 
-# Fields of LoraConfig that say how to train or to load, or that are read below: they need no word here.
+# Fields of LoraConfig and TrainableTokensConfig that say how to train or to load, or that are read: they need no word.
 READ = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules",
     "init_lora_weights", "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
@@ -17,7 +17,11 @@ READ = {
     "revision", "runtime_config", "target_modules", "task_type", "use_rslora", "eva_config", "loftq_config",
     # PEFT sets it to false itself on linear layers, and all weights of our families are linear or embeddings.
     "fan_in_fan_out",
+    "layer_replication", "lora_B_layout", "lora_bias", "target_parameters", "token_indices", "trainable_token_indices",
+    "use_dora", "init_weights",
 }  # fmt: skip
+KINDS = ("LORA", "TRAINABLE_TOKENS")
+"""The methods that are merged here, by rows; all others are PEFT's to merge, a whole module at a time."""
 LARGEST = 1e30
 LONGEST_KEY = 1000
 MOST_TRIES = 10**7  # of ways to lay a key over a name: less than a second
@@ -27,7 +31,7 @@ PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
 def check_config(config: Mapping[str, object], path: Path) -> None:
     """Refuse, by name, an adapter that is no plain LoRA. MergeError says what was found."""
     kind = config.get("peft_type")
-    if kind != "LORA":
+    if kind not in KINDS:
         raise MergeError(f"{path}: the adapter's method is {kind}; only LORA is merged. Merge it with PEFT first.")
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
@@ -36,8 +40,6 @@ def check_config(config: Mapping[str, object], path: Path) -> None:
             "adapter does not fit the base as published. Convert it to plain LoRA with PEFT "
             "(save_pretrained with path_initial_model_for_weight_conversion)."
         )
-    if config.get("bias", "none") != "none":
-        raise MergeError(f"{path}: bias is {config['bias']!r}; trained biases are not merged yet. Merge it with PEFT.")
     for name, value in config.items():
         if name not in READ and value:
             raise MergeError(
@@ -57,6 +59,19 @@ def rank_and_scale(config: Mapping[str, object], module: str, path: Path) -> tup
     if not isinstance(rank, int) or rank < 1 or not _is_number(alpha):
         raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def token_ids(config: Mapping[str, object], module: str, path: Path) -> tuple[int, ...]:
+    """The rows of a module that were trained alone. MergeError where the config does not list them."""
+    listed = config.get("trainable_token_indices", config.get("token_indices"))
+    if isinstance(listed, Mapping):
+        listed = next((ids for name, ids in listed.items() if f".{module}".endswith(f".{name}")), None)
+    if not isinstance(listed, list) or not all(type(one) is int for one in listed) or len(set(listed)) < len(listed):
+        raise MergeError(
+            f"{path}: has trained tokens of {module}, and adapter_config.json (trainable_token_indices) lists "
+            f"{listed!r:.60}, expected their ids, each once. The two files are of different runs."
+        )
+    return tuple(listed)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.merge.changes import Change, Changes, Factors
+from exporter.merge.values import Change, Changes, Factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,11 @@ def share_origin(changes: Changes) -> Changes:
         if change.replaced_by is None and other.origin is not None:
             shared = replace(change, replaced_by=other.origin, origin=other.origin)
             return replace(changes, by_weight={**changes.by_weight, name: shared})
+    embedding, head = found[EMBEDDING], found[HEAD]
+    if embedding.tokens is not None and head.tokens is None and head.replaced_by is None:
+        # PEFT ties rows that are trained alone too, and saves them once.
+        shared = replace(head, tokens=embedding.tokens)
+        return replace(changes, by_weight={**changes.by_weight, HEAD: shared})
     return changes
 
 
@@ -49,7 +54,11 @@ def is_tied(changes: Changes, adapter: "TensorFiles") -> bool:
     embedding, head = changes.by_weight.get(EMBEDDING), changes.by_weight.get(HEAD)
     if embedding is None or head is None:
         return embedding is head
-    return _replaced_alike(embedding, head, adapter) and _added_alike(embedding.factors, head.factors, adapter)
+    return (
+        embedding.tokens == head.tokens
+        and _replaced_alike(embedding, head, adapter)
+        and _added_alike(embedding.factors, head.factors, adapter)
+    )
 
 
 def equal_tensors(one: str, other: str, adapter: "TensorFiles") -> bool:
@@ -74,10 +83,15 @@ def _added_alike(embedding: Factors | None, head: Factors | None, adapter: "Tens
     if embedding is None or head is None:
         return embedding is head
     pairs = (embedding.a, head.b), (embedding.b, head.a)
-    return embedding.scale == head.scale and all(
-        adapter.tensors[one].shape == adapter.tensors[other].shape[::-1]
-        and adapter.read(one, (slice(None),)).T.equal(adapter.read(other, (slice(None),)))
-        for one, other in pairs
+    plain = embedding.magnitude is None and head.magnitude is None  # DoRA's lengths are of columns in one, rows in one
+    return (
+        plain
+        and embedding.scale == head.scale
+        and all(
+            adapter.tensors[one].shape == adapter.tensors[other].shape[::-1]
+            and adapter.read(one, (slice(None),)).T.equal(adapter.read(other, (slice(None),)))
+            for one, other in pairs
+        )
     )
 
 

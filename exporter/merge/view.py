@@ -2,10 +2,10 @@
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.merge.changes import UNCHANGED, Change, Changes, Factors
+from exporter.merge.values import UNCHANGED, Change, Changes, Factors, Tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exporter.source.checkpoint import Checkpoint
     from exporter.source.files import TensorFiles
 
+SLICE = 4096
 FEWEST_ROWS = 64
 """A product over fewer rows sums in another order than the whole matrix's (a one-row product is a dot product)."""
 
@@ -46,6 +47,8 @@ class Merged:
         self.left_out = base.left_out
         self._parts: dict[tuple[str, int], Delta] = {}
         self._lock = threading.Lock()
+        self._lengths: dict[str, torch.Tensor] = {}
+        self._lengths_lock = threading.Lock()
         self._origin = {HEAD: EMBEDDING} if HEAD not in self._shapes else {}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -88,13 +91,45 @@ class Merged:
         change = self.changes.by_weight.get(name)
         if change is None or self._adapter is None:
             return self._base.read(self._origin.get(name, name), start, stop)
-        before = finished = self._before(change, start, stop)
-        if change.replaced_by is not None:
-            finished = self._adapter.read(change.replaced_by, (slice(start, stop),))
-        if change.factors is not None:
-            finished = _product(change.factors, self._adapter, start, stop).add_(finished)
+        before, finished = self._before(change, start, stop), self._sum(change, self._adapter, start, stop)
+        if change.factors is not None and change.factors.magnitude is not None:
+            finished = finished.mul_(self._lengthening(change, self._adapter, finished, start))
+        if change.added is not None:
+            vector = self._adapter.read(change.added.vector, (slice(start, stop),))
+            finished = finished + vector * change.added.scale
+        if change.tokens is not None:
+            finished = _with_tokens(change.tokens, self._adapter, finished, start)
         self._note(name, start, before, finished)
         return finished
+
+    def _sum(self, change: Change, adapter: "TensorFiles", start: int, stop: int) -> "torch.Tensor":
+        """The weight's rows, or those that replace them, with the product of factors added."""
+        if change.replaced_by is not None:
+            rows = adapter.read(change.replaced_by, (slice(start, stop),))
+        else:
+            rows = self._before(change, start, stop)
+        return rows if change.factors is None else _product(change.factors, adapter, start, stop).add_(rows)
+
+    def _lengthening(self, change: Change, adapter: "TensorFiles", rows: "torch.Tensor", start: int) -> "torch.Tensor":
+        """What DoRA multiplies rows by (columns, of an embedding): trained length over length (arXiv 2402.09353, 4)."""
+        import torch  # noqa: PLC0415  (slow to import)
+
+        factors = cast("Factors", change.factors)
+        trained = adapter.read(str(factors.magnitude), (slice(None),)).flatten()
+        if factors.turned:
+            return trained / self._column_lengths(change, adapter)
+        return (trained[start : start + len(rows)] / torch.linalg.norm(rows, dim=1))[:, None]
+
+    def _column_lengths(self, change: Change, adapter: "TensorFiles") -> "torch.Tensor":
+        """The lengths of all columns of a weight with its product added; read once, a slice at a time."""
+        with self._lengths_lock:
+            if change.weight not in self._lengths:
+                rows = self.shapes().get(change.weight, self._shapes[EMBEDDING])[0]
+                slices = (self._sum(change, adapter, i, min(i + SLICE, rows)) for i in range(0, rows, SLICE))
+                squares = sum(part.double().square().sum(dim=0) for part in slices)
+                self._lengths[change.weight] = cast("torch.Tensor", squares).sqrt().float()
+            lengths: torch.Tensor = self._lengths[change.weight]
+            return lengths
 
     def _before(self, change: Change, start: int, stop: int) -> "torch.Tensor":
         """The base's rows; none of them where the training grew the matrix and they lie beyond the base's."""
@@ -113,11 +148,25 @@ class Merged:
 
 def _product(factors: Factors, adapter: "TensorFiles", start: int, stop: int) -> "torch.Tensor":
     """scale · B·A for a range of rows, in the order of PEFT's ``get_delta_weight``."""  # noqa: D403  (a formula)
-    rows, everything = slice(start, stop), slice(None)
-    a = adapter.read(factors.a, (everything, rows if factors.embedding else everything))
-    b = adapter.read(factors.b, (everything if factors.embedding else rows, everything))
+    everything, expert = slice(None), factors.expert
+    first = expert.first_row if expert else 0
+    rows = slice(first + start, first + stop)
+    ranks, columns = (expert.ranks, expert.columns) if expert else (everything, everything)
+    a = adapter.read(factors.a, (ranks, rows if factors.turned else everything))
+    b = adapter.read(factors.b, (everything if factors.turned else rows, everything))[:, columns]
     product = (b @ a).mul_(factors.scale)
-    return product.T if factors.embedding else product
+    return product.T if factors.turned else product
+
+
+def _with_tokens(tokens: Tokens, adapter: "TensorFiles", rows: "torch.Tensor", start: int) -> "torch.Tensor":
+    """Rows from ``start`` on with those among them that were trained alone."""
+    places = [(k, row - start) for k, row in enumerate(tokens.ids) if 0 <= row - start < len(rows)]
+    if not places:
+        return rows
+    trained = adapter.read(tokens.rows, (slice(None),))
+    finished = rows.clone()
+    finished[[row for _, row in places]] = trained[[k for k, _ in places]]
+    return finished
 
 
 def _squared(values: "torch.Tensor") -> float:
