@@ -14,7 +14,7 @@ WIDE = 100
 def inspect_run(
     path: str, *, base: str | None = None, revision: str | None = None, base_revision: str | None = None
 ) -> dict[str, Any]:
-    """What a run is: trainer, family, base, adapter, licence, tokenizer and warnings. GgufxError as for an export."""
+    """What a run is: trainer, data, family, base, adapter, licence, tokenizer, warnings. GgufxError as in an export."""
     run = open_run(path, base=base, revision=revision, base_revision=base_revision)
     source = open_source(run)
     plan = build(run, [], source, Wishes(measured=False))
@@ -25,9 +25,11 @@ def inspect_run(
         "weights": str(run.folder),
         "kind": run.kind,
         "trainer": run.trainer,
+        "trainer_from": run.trainer_from,
+        "dataset": {"name": run.dataset, "from": run.dataset_from} if run.dataset else None,
         "architecture": run.config["architecture"],
         "family": run.family.name,
-        "base": {"name": run.base_name, "path": str(run.base)},
+        "base": {"name": run.base_name, "path": str(run.base), "from": run.base_from or "the run itself"},
         "stored_as": sorted(source.dtypes()),
         "layers": run.config["num_hidden_layers"],
         "embedding": list(embedding),
@@ -46,9 +48,11 @@ def _adapter(run: Run, k: int, weights: int) -> dict[str, Any]:
     """One adapter's own figures."""
     adapter = run.adapters[k]
     fields = ("r", "lora_alpha", "use_rslora", "target_modules", "modules_to_save", "peft_version")
-    return {"path": str(adapter.folder), "method": "lora", "weights_changed": weights} | {
-        field: adapter.config[field] for field in fields if adapter.config.get(field) is not None
-    }
+    return {
+        "path": str(adapter.folder),
+        "method": str(adapter.config.get("peft_type")).lower(),
+        "weights_changed": weights,
+    } | {field: adapter.config[field] for field in fields if adapter.config.get(field) is not None}
 
 
 def _license(folder: Path) -> str | None:

@@ -1,0 +1,6 @@
+"""What is in a run directory: adapter or full model, which trainer made it, which base it stands on."""
+
+from exporter.run.open import open_run
+from exporter.run.values import Adapter, Run
+
+__all__ = ["Adapter", "Run", "open_run"]

@@ -1,0 +1,57 @@
+"""A run as a value."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.spec import Config, Family
+
+NOT_A_NAME = re.compile(
+    r"checkpoint-\d+|epoch_\d+|global_step_\d+|actor|huggingface|lora_adapter|adapter|lora|merged|outputs?|final|run|model",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One PEFT adapter: its folder, its configuration, its file of tensors."""
+
+    folder: Path
+    config: Mapping[str, object]
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, or a plain checkpoint: everything that is known before a tensor is read."""
+
+    path: Path
+    """The folder as the user named it, or the Hub id."""
+    folder: Path
+    """Where its weights lie: the same, or the checkpoint that was taken."""
+    kind: str
+    """``lora``, ``full`` or ``checkpoint``."""
+    trainer: str
+    base: Path
+    base_name: str
+    adapters: tuple[Adapter, ...]
+    family: Family
+    config: Config
+    tokenizer_files: Mapping[str, Path]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    trainer_from: str | None = None
+    """The file that says who trained it, from the run's folder; None where none does."""
+    dataset: str | None = None
+    """What it was trained on, as the trainer's files name it; several with commas between."""
+    dataset_from: str | None = None
+    """The file that names the dataset."""
+    base_from: str | None = None
+    """What named the base: ``--base``, or a file; None for a run that is its own base."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called: the run's folder, or the base where the folder's name says nothing."""
+        names = [self.path.name, self.path.parent.name] if self.adapters else [self.path.name]
+        return next((name for name in names if name and not NOT_A_NAME.fullmatch(name)), Path(self.base_name).name)
