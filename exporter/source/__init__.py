@@ -5,18 +5,22 @@ from typing import TYPE_CHECKING
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError, SourceError
 from exporter.merge import (
+    Given,
     Merged,
     base_is_tied,
     check_copies,
     check_effect,
     check_fit,
+    check_layers,
     is_tied,
+    packing,
     read_changes,
     share_origin,
 )
 from exporter.source.checkpoint import open_checkpoint
 from exporter.source.files import open_file, open_model
-from exporter.source.names import our_name
+from exporter.source.names import our_name, our_parts
+from exporter.source.quantized import dequantized
 
 if TYPE_CHECKING:
     from exporter.merge import Changes
@@ -31,7 +35,8 @@ def open_source(run: "Run") -> Merged:
 
     SourceError for files that are incomplete or tensors without a place; MergeError for an adapter that does not fit.
     """
-    base = open_checkpoint(open_model(run.base), run.family, str(run.base))
+    files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
+    base = open_checkpoint(files, run.family, str(run.base))
     if EMBEDDING not in base.shapes():
         raise SourceError(
             f"{run.base}: holds no {EMBEDDING}. The checkpoint is incomplete, or of another architecture."
@@ -45,13 +50,24 @@ def _with_adapter(base: "Checkpoint", adapter: "Adapter", run: "Run") -> Merged:
     """The base with one adapter laid over it."""
     tensors = open_file(adapter.weights)
     shapes = {name: stored.shape for name, stored in tensors.tensors.items()}
-    changes = read_changes(adapter.config, shapes, lambda name: our_name(name, run.family), adapter.weights)
+    changes = read_changes(
+        Given(
+            adapter.config,
+            shapes,
+            adapter.weights,
+            base.shapes(),
+            spell=lambda name: our_name(name, run.family),
+            split=lambda name: our_parts(name, run.family),
+            packing=packing(adapter.config, None, run.trainer),
+        )
+    )
     flag = run.config.get("tie_word_embeddings")
     if adapter.config.get("ensure_weight_tying") and flag:
         _check_ensured(changes, adapter)
     tied = base_is_tied(base) and (HEAD in base.shapes() or flag is not False)
     changes = share_origin(changes) if tied else changes
     check_fit(changes, shapes, base.shapes(), adapter)
+    check_layers(changes, base.shapes(), adapter)
     check_effect(changes, tensors, adapter.weights)
     check_copies(changes, tensors, adapter.weights)
     return Merged(base, tensors, changes, tied=tied and is_tied(changes, tensors))

@@ -1,10 +1,12 @@
 """A model folder's weights: by our names, by rows, in float32."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.spec import Family
 from exporter.source.files import TensorFiles
 from exporter.source.names import Names, spell
+from exporter.source.quantized import Dequantized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 class Checkpoint:
     """The weights of a whole model, as its files hold them."""
 
-    def __init__(self, files: TensorFiles, names: Names) -> None:
+    def __init__(self, files: TensorFiles | Dequantized, names: Names) -> None:
         self._files = files
         self._weights = names.weights
         self.left_out = names.left_out
@@ -25,12 +27,12 @@ class Checkpoint:
         return {name: weight.shape for name, weight in self._weights.items()}
 
     def dtypes(self) -> set[str]:
-        """The types the weights are stored in, by safetensors' names."""
+        """The types the weights are stored in: safetensors' names, or words such as ``nf4 (bitsandbytes)``."""
         return {weight.dtype for weight in self._weights.values()}
 
     def files(self) -> list["Path"]:
         """The files of tensors, in order; of an index too where there is one."""
-        files = sorted({stored.file for stored in self._files.tensors.values()})
+        files = self._files.files()
         return files + sorted(files[0].parent.glob(f"*{files[0].suffix}.index.json"))
 
     def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
@@ -40,6 +42,9 @@ class Checkpoint:
         return self._files.read(weight.stored, (rows,) if weight.expert is None else (weight.expert, rows))
 
 
-def open_checkpoint(files: TensorFiles, family: Family, where: str) -> Checkpoint:
+def open_checkpoint(files: TensorFiles | Dequantized, family: Family, where: str) -> Checkpoint:
     """The weights of opened files in the family's spelling. SourceError for a tensor without a place."""
-    return Checkpoint(files, spell(files.tensors, family, where))
+    if isinstance(files, TensorFiles):
+        return Checkpoint(files, spell(files.tensors, family, where))
+    names = spell(files.tensors, family, where, words=files.words)
+    return Checkpoint(files, replace(names, left_out=(*names.left_out, *files.left_out)))

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     import torch
 
 FLOATS = ("F32", "F16", "BF16")
-TORCH_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+TORCH_NAMES = {
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.uint8": "U8",
+    "torch.int8": "I8",
+    "torch.int32": "I32",
+    "torch.int64": "I64",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+}
 SHARD = re.compile(r"-\d+-of-\d+$")
 Index = tuple[int | slice, ...]
 
@@ -37,16 +47,24 @@ class TensorFiles:
         self.tensors = tensors
         self._open: dict[Path, Any] = {}
 
+    def files(self) -> list[Path]:
+        """The files that hold them, in order."""
+        return sorted({stored.file for stored in self.tensors.values()})
+
     def read(self, name: str, index: Index) -> "torch.Tensor":
         """A part of a tensor in float32; a view of the mapped file where it is stored so."""
         import torch  # noqa: PLC0415  (slow to import; a plan needs none of it)
 
-        stored = self.tensors[name]
-        if stored.file.suffix == ".bin":
-            part: torch.Tensor = self._bin(stored.file)[name][index]
+        return self.take(name, index).to(torch.float32)
+
+    def take(self, name: str, index: Index) -> "torch.Tensor":
+        """A part of a tensor, all of it without an index, in the type it is stored in."""
+        file = self.tensors[name].file
+        if file.suffix == ".bin":
+            part: torch.Tensor = self._bin(file)[name][index]
         else:
-            part = self._safetensors(stored.file).get_slice(name)[index]
-        return part.to(torch.float32)
+            part = self._safetensors(file).get_slice(name)[index or ...]
+        return part
 
     def _safetensors(self, file: Path) -> Any:  # noqa: ANN401  (safetensors has no public type)
         from safetensors import safe_open  # noqa: PLC0415

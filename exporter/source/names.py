@@ -1,7 +1,7 @@
 """One spelling of names: which of our weights lies in which stored tensor, by the family's layouts."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, View
@@ -31,11 +31,14 @@ class Names:
     left_out: tuple[str, ...]
 
 
-def spell(stored: Mapping[str, Stored], family: Family, where: str) -> Names:
-    """Find each stored tensor's place. SourceError for one that has none, or for a weight that is found twice."""
+def spell(stored: Mapping[str, Stored], family: Family, where: str, *, words: Collection[str] = ()) -> Names:
+    """Find each stored tensor's place. SourceError for one that has none, or for a weight that is found twice.
+
+    ``words`` are the types of quantized weights that are read.
+    """
     weights: dict[str, Weight] = {}
     left_out: dict[str, None] = {}
-    rules = _Rules(family)
+    rules = _Rules(family, words)
     for name, tensor in stored.items():
         part = rules.left_out(name)
         if part is not None:
@@ -62,11 +65,24 @@ def our_name(stored: str, family: Family) -> str | None:
     return name
 
 
+def our_parts(stored: str, family: Family) -> tuple[tuple[str, int, int], ...]:
+    """Our weights that a fused tensor of experts holds: a name with ``{e}``, which part of its rows, of how many."""
+    rules = _Rules(family)
+    name = rules.without_prefix(stored)
+    for pattern, targets in rules.stored.items():
+        match = pattern.fullmatch(name)
+        if match:
+            views = ((_fill(ours, match), form) for ours, form in targets if isinstance(form, View))
+            return tuple((ours, form.part, form.of) for ours, form in views)
+    return ()
+
+
 class _Rules:
     """A family's names as patterns; made once for a model, asked for every tensor."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, words: Collection[str] = ()) -> None:
         self._left_out = family.left_out
+        self._types = {*FLOATS, *words}
         self._prefixes: list[tuple[str, str]] = []
         self.stored: dict[re.Pattern[str], list[tuple[str, str | View]]] = {}
         for ours, target in family.layouts.items():
@@ -94,7 +110,7 @@ class _Rules:
     def weights(self, tensor: Stored, where: str) -> Iterator[tuple[str, Weight]]:
         """Our weights that lie in one stored tensor. SourceError for a tensor of no place, or of a type not read."""
         name = self.without_prefix(tensor.name)
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype not in self._types:
             raise SourceError(
                 f"{where}: {tensor.name} is stored as {tensor.dtype}; only {', '.join(FLOATS)} are read. "
                 "Give the 16-bit model with --base, or save the model in bfloat16."
