@@ -1,5 +1,6 @@
 """What is in a run directory: adapter or full model, which trainer made it, which base it stands on."""
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -112,7 +113,9 @@ def _resolve(name: str, revision: str | None, what: str) -> Path:
             return folder.resolve()
     except OSError as error:
         raise RunError(f"{name}: no folder can have this name ({error.strerror}). Give the {what}'s folder.") from error
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    # A name that begins with a dot, or with a folder that is here, is a path that was mistyped, not the Hub's.
+    local = name.startswith((".", "~")) or Path(name).parent.is_dir() or name.endswith(".gguf")
+    if folder.exists() or local or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         advice = (
             "adapter_config.json names it, or --base; it was looked for relative to the run and to the current folder. "
@@ -166,7 +169,7 @@ def _has_all_weights(folder: Path) -> bool:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.exists():
             places = read_json(index).get("weight_map")
-            if isinstance(places, dict) and all((folder / str(file)).exists() for file in places.values()):
+            if isinstance(places, dict) and all(os.path.lexists(folder / str(file)) for file in places.values()):
                 return True
             continue
         files = list(folder.glob(f"{stem}-*-of-*.{suffix}"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
-from exporter.merge.lora import check_config, check_layer, rank_and_scale
+from exporter.merge.lora import EMBEDDINGS, check_config, check_layer, check_target, rank_and_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 PREFIX = "base_model.model."
-EMBEDDINGS = ("embed_tokens", "lm_head")
 FACTORS = {
     ".lora_A.weight": "a",
     ".lora_B.weight": "b",
@@ -156,6 +155,7 @@ def _factors(given: Mapping[str, str], adapter: "_Adapter") -> Factors | None:
         )
     module = a.removeprefix(PREFIX).rpartition(".lora_")[0]
     check_layer(config, module, path)
+    check_target(config, module, path)
     rank, scale = rank_and_scale(config, module, path)
     if 0 in (*shapes[a], *shapes[b]):
         raise MergeError(
