@@ -15,10 +15,11 @@ from converters.decoder import (
     YARN_GRAPH,
 )
 from converters.rope import llama3_factors
-from converters.spec import Family, Generated, Ratio, Tokens, optional, rope_pairs
+from converters.spec import Family, Generated, Ratio, Tokens, flagged, rope_pairs
 
 HEADS = "num_attention_heads"
 KV_HEADS = "num_key_value_heads"
+ATTENTION = "attention_bias"
 
 LLAMA = Family(
     name="llama",
@@ -32,13 +33,13 @@ LLAMA = Family(
         "rope_freqs.weight": Generated(llama3_factors),
         "blk.{i}.attn_q.weight": rope_pairs(ATTN + ".q_proj.weight", heads=HEADS),
         "blk.{i}.attn_k.weight": rope_pairs(ATTN + ".k_proj.weight", heads=KV_HEADS),
-        "blk.{i}.attn_q.bias": optional(rope_pairs(ATTN + ".q_proj.bias", heads=HEADS)),
-        "blk.{i}.attn_k.bias": optional(rope_pairs(ATTN + ".k_proj.bias", heads=KV_HEADS)),
-        "blk.{i}.attn_v.bias": optional(ATTN + ".v_proj.bias"),
-        "blk.{i}.attn_output.bias": optional(ATTN + ".o_proj.bias"),
-        "blk.{i}.ffn_gate.bias": optional(MLP + ".gate_proj.bias"),
-        "blk.{i}.ffn_up.bias": optional(MLP + ".up_proj.bias"),
-        "blk.{i}.ffn_down.bias": optional(MLP + ".down_proj.bias"),
+        "blk.{i}.attn_q.bias": flagged(rope_pairs(ATTN + ".q_proj.bias", heads=HEADS), by=ATTENTION),
+        "blk.{i}.attn_k.bias": flagged(rope_pairs(ATTN + ".k_proj.bias", heads=KV_HEADS), by=ATTENTION),
+        "blk.{i}.attn_v.bias": flagged(ATTN + ".v_proj.bias", by=ATTENTION),
+        "blk.{i}.attn_output.bias": flagged(ATTN + ".o_proj.bias", by=ATTENTION),
+        "blk.{i}.ffn_gate.bias": flagged(MLP + ".gate_proj.bias", by="mlp_bias"),
+        "blk.{i}.ffn_up.bias": flagged(MLP + ".up_proj.bias", by="mlp_bias"),
+        "blk.{i}.ffn_down.bias": flagged(MLP + ".down_proj.bias", by="mlp_bias"),
     },
     metadata=SIZES | GIVEN_HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "rope_dim"},
     defaults=DEFAULTS | {"rope_dim": Ratio("hidden_size", HEADS, unless="head_dim")},

@@ -29,6 +29,8 @@ class Row:
     add: float = 0.0
     optional: bool = False
     """Present in all layers or in none."""
+    flag: str | None = None
+    """The config field that says whether the model has it; None: its weights say so."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ def plus_one(source: str) -> Row:
 def optional(row: str | Row) -> Row:
     """A row that a model has in all layers or in none."""
     return replace(row, optional=True) if isinstance(row, Row) else Row(row, optional=True)
+
+
+def flagged(row: str | Row, *, by: str) -> Row:
+    """A row that a model has in all layers where a config field is true, and in none where it is not."""
+    return replace(row if isinstance(row, Row) else Row(row), flag=by)
 
 
 def given(name: str) -> Field:

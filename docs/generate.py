@@ -27,6 +27,7 @@ PLAIN = {
     "pyproject.toml": "the package, its dependencies, the tools' settings",
     ".gitignore": "what is not kept",
     "run": "what CI runs",
+    "real_levels.json": "what each level costs on the real models, as tests/test_real.py measured it",
     "report.png": "the page of the example's report",
     "default.txt": "the evaluation text that comes along, public domain",
     "page.css": "the style of the report's page",

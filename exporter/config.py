@@ -61,6 +61,13 @@ ROPE_FIELDS: Mapping[str, Mapping[str, str]] = {
         "beta_slow": "rope_beta_slow",
     },
 }
+# Names that only this module gives; transformers knows no such fields, so what a file says under them means nothing.
+OURS = {name for fields in ROPE_FIELDS.values() for name in fields.values()} | {
+    "architecture",
+    "rope_dim",
+    "rope_scaling_type",
+    "rope_type",
+}
 OPTIONAL_ROPE = {"rope_extrapolation_factor", "rope_attention_factor", "rope_beta_fast", "rope_beta_slow"}
 
 
@@ -91,8 +98,8 @@ def read_config(path: Path) -> dict[str, object]:
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
         raise RunError(f"{path}: names no architecture (`architectures`). Copy the field from the base model's config.")
     text = stored.get("text_config")
-    merged = _in_our_names(stored, path) | (_in_our_names(text, path) if isinstance(text, dict) else {})
-    config = {key: value for key, value in merged.items() if value is not None or key in NULLABLE}
+    parts = [_in_our_names(part, path) for part in (stored, text) if isinstance(part, dict)]
+    config = {key: value for part in parts for key, value in part.items() if value is not None or key in NULLABLE}
     config["architecture"] = names[0]
     config |= _rotation(config, path)
     config |= {key: _number(config[key], key, path) for key in FLOATS if config.get(key) is not None}
@@ -103,7 +110,7 @@ def read_config(path: Path) -> dict[str, object]:
 
 def _in_our_names(stored: Mapping[str, object], path: Path) -> dict[str, object]:
     """Fields with one name for each; RunError where two names of a field have different values."""
-    named = dict(stored)
+    named = {key: value for key, value in stored.items() if key not in OURS}
     for ours, others in SPELLINGS.items():
         said = {name: named.pop(name) for name in (ours, *others) if named.get(name) is not None}
         if said:
@@ -119,7 +126,13 @@ def _in_our_names(stored: Mapping[str, object], path: Path) -> dict[str, object]
 
 def _rotation(config: Mapping[str, object], path: Path) -> dict[str, object]:
     """The flat ``rope_…`` fields of ``rope_parameters`` (transformers 5) or ``rope_scaling`` (4)."""
-    stored = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    both = [config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key)]
+    if len(both) > 1 and both[0] != both[1]:
+        raise RunError(
+            f"{path}: holds rope_parameters {both[0]!r} and rope_scaling {both[1]!r}. transformers takes one of them, "
+            "which depends on its version: remove the one that the model was not trained with."
+        )
+    stored = both[0] if both else {}
     if not isinstance(stored, dict):
         raise RunError(f"{path}: the rotation's parameters are {stored!r}, expected an object.")
     flat: dict[str, object] = {}

@@ -33,7 +33,14 @@ def _library() -> ctypes.CDLL:
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
     ]  # fmt: skip
+    library.ggml_validate_row_data.restype = ctypes.c_bool
+    library.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
     return library
+
+
+def are_valid(kind: int, data: NDArray[np.uint8]) -> bool:
+    """Whether rows in a GGML type hold finite numbers, as llama.cpp checks a file: says on stderr what is wrong."""
+    return bool(_library().ggml_validate_row_data(kind, data.ctypes.data, data.nbytes))
 
 
 def quantize_rows(kind: int, rows: NDArray[np.float32], row_bytes: int) -> NDArray[np.uint8]:

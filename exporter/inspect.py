@@ -32,7 +32,7 @@ def inspect_run(
         "base": {"name": run.base_name, "path": str(run.base), "from": run.base_from or "the run itself"},
         "stored_as": sorted(source.dtypes()),
         "layers": run.config["num_hidden_layers"],
-        "embedding": list(embedding),
+        "embedding": " x ".join(map(str, embedding)),
         "head": "the embedding again" if source.tied else "a tensor of its own",
         "adapters": [_adapter(run, k, len(source.changes.by_weight)) for k in range(len(run.adapters))],
         "adapter_tensors": source.changes.tensors,

@@ -23,12 +23,7 @@ def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[li
 
     OutputError for a file that exists, unless it may be overwritten.
     """
-    there = [file for file in files if os.path.lexists(file)]
-    if there and not overwrite:
-        raise OutputError(
-            f"{there[0]}: exists already{f', and {len(there) - 1} more' if there[1:] else ''}. "
-            "Give --overwrite to replace it, or another --out."
-        )
+    there = require_absent(files, overwrite=overwrite)
     partial = [file.with_name(file.name + PARTIAL) for file in files]
     try:
         yield partial
@@ -39,6 +34,17 @@ def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[li
         raise
     for folder in {file.parent for file in files}:
         _flush(folder)
+
+
+def require_absent(files: Sequence[Path], *, overwrite: bool) -> list[Path]:
+    """The files that exist; OutputError where there are any, unless they may be overwritten."""
+    there = [file for file in files if os.path.lexists(file)]
+    if there and not overwrite:
+        raise OutputError(
+            f"{there[0]}: exists already{f', and {len(there) - 1} more' if there[1:] else ''}. "
+            "Give --overwrite to replace it, or another --out."
+        )
+    return there
 
 
 def require_files(files: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from exporter.outputs import (
     folder_hash,
     made_folder,
     replaced_when_done,
+    require_absent,
     require_files,
     require_space,
     require_unchanged,
@@ -23,15 +24,15 @@ from exporter.outputs import (
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
-from exporter.report.compose import export_blocks, finished, level_block, new_document
+from exporter.report.compose import export_blocks, finished, level_block, nearest, new_document
 from exporter.report.grow import FILES, earlier_report, grown
 from exporter.run import Run, open_run
 from exporter.source import open_source
 from exporter.tokenizer import find_tokenizer_files
 from exporter.verify import Options as Measuring
-from exporter.verify import level_fields, measure, measured_on_fields, measurement_warnings, reference_fields
+from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
 from exporter.verify.proof import prove
-from exporter.verify.text import read_text
+from exporter.verify.text import read_text, require_length
 from exporter.writer import write
 
 Progress = Callable[[str, int, int], None]
@@ -78,21 +79,22 @@ def export(
     folder = (out or Path(f"{run.path.name}-gguf")).absolute()
     with made_folder(folder), scratch_folder(options.scratch or folder) as scratch:
         hashes = hash_inputs(run, source)
-        earlier = _earlier(folder, (run, hashes), plan, options)
         files, apart = _places(plan, folder, scratch)
+        require_absent(files, overwrite=options.overwrite)
+        earlier = _earlier(folder, (run, hashes), plan, options)
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
             write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
             checks = prove(run, plan, partial, _step("prove", progress))
             levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(partial)]
         fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
+        fields["folder"] = nearest(folder)
         fields |= {"checks": checks, "levels": levels}
         document = _report(fields, earlier, folder)  # of what stands now, should the measuring be cut short
         if plan.reference:
             reference = apart[0] if apart else folder / plan.output(plan.reference).file
             measuring = _measuring(options, earlier)
             try:
-                blocks = measured(levels, (plan.reference, reference, files), measuring, progress)
-                fields |= blocks | {"warnings": [*fields["warnings"], *blocks["warnings"]]}
+                fields |= measured(levels, (plan.reference, reference, files), measuring, progress)
             except EngineError as error:  # the files are made and proved: they stay, and the report says why
                 fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in levels]
             document = _report(fields, earlier, folder)
@@ -106,15 +108,18 @@ def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[R
     wishes = Wishes(measured=options.verify, fallbacks=options.fallbacks)
     plan = build(run, profiles, source, wishes)
     if options.verify:
-        read_text(options.text)  # a text that cannot be read is found before the work, not after it
+        text = read_text(options.text)  # a text that cannot be read, or is too short, is found before the work
+        require_length(text, run.tokenizer_files["tokenizer.json"], options.mode)
     return run, source, plan
 
 
 def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:
     """The SHA-256 of each folder that the export is made of: the base's and each adapter's."""
-    folders = {run.base: [*source.files(), run.base / "config.json"]}
-    folders |= {adapter.folder: [adapter.weights, adapter.folder / "adapter_config.json"] for adapter in run.adapters}
-    inputs = {folder: {*files, *find_tokenizer_files(folder).values()} for folder, files in folders.items()}
+    inputs = {run.base: {*source.files(), run.base / "config.json"}}
+    for adapter in run.adapters:  # which may lie in the base's own folder
+        inputs.setdefault(adapter.folder, set()).update({adapter.weights, adapter.folder / "adapter_config.json"})
+    for folder, files in inputs.items():
+        files.update(find_tokenizer_files(folder).values())
     # Tokenizer files from elsewhere, such as beside the checkpoints, belong to the run.
     own = run.adapters[0].folder if run.adapters else run.base
     inputs[own] |= set(run.tokenizer_files.values()).difference(*inputs.values())
@@ -142,11 +147,7 @@ def measured(
     found = measure(reference, candidates, measuring, _step("measure", progress))
     for block, level in zip(levels, found.levels, strict=True):
         block.update(level_fields(found, level), verdict="error" if level.error else "pass")
-    return {
-        "measured_on": measured_on_fields(found),
-        "reference": {"kind": kind, **reference_fields(found)},
-        "warnings": measurement_warnings(found),
-    }
+    return {"measured_on": measured_on_fields(found), "reference": {"kind": kind, **reference_fields(found)}}
 
 
 def verify_files(reference: str, files: Sequence[Path], options: Options, progress: Progress) -> Document:
@@ -160,7 +161,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
         kind, file = _as_gguf(reference, scratch, options, progress)
         levels: list[dict[str, Any]] = [
             {
-                "quant": _level(path),
+                **dict(zip(("quant", "bpw"), _facts(path), strict=True)),
                 "files": [str(shard) for shard in shards(path)],
                 "file": str(path),
                 "bytes": sum(shard.stat().st_size for shard in shards(path)),
@@ -169,7 +170,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
             for path in files
         ]
         blocks = measured(levels, (kind, file, files), _measuring(options), progress)
-    return finished(new_document(options.command) | blocks | {"levels": levels})
+    return finished(new_document(options.command) | blocks | {"levels": levels, "warnings": []})
 
 
 def cores(threads: int) -> int:
@@ -212,7 +213,9 @@ def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress
     """A reference's type and file; a folder is written to the scratch folder in 16 bits."""
     path = Path(reference)
     if path.is_file():
-        return _level(path), path
+        return _facts(path)[0], path
+    if path.suffix == ".gguf":
+        raise EngineError(f"{path}: there is no such file, expected the reference, a GGUF file. Mend its path.")
     run, source, plan = prepare(reference, [], options)
     file = scratch / plan.outputs[0].file
     require_space(scratch, plan.outputs[0].bytes)
@@ -230,17 +233,24 @@ def shards(file: Path) -> list[Path]:
     return [file.with_name(name) for name in names if file.with_name(name).exists()]
 
 
-def _level(file: Path) -> str:
-    """What a file calls its own level; its name where it does not say, or cannot be read (llama.cpp then says why)."""
+def _facts(file: Path) -> tuple[str, float | None]:
+    """What a file calls its own level, and its bits per weight.
+
+    The file's name, and None, where it does not say, or cannot be read: llama.cpp then says why.
+    """
     from gguf import GGUFReader, LlamaFileType  # noqa: PLC0415  (slow to import)
 
     try:
-        field = GGUFReader(file).get_field("general.file_type")
+        parts = [GGUFReader(shard) for shard in shards(file)]
+        field = parts[0].get_field("general.file_type")
     except (ValueError, IndexError, KeyError, OSError):
-        return file.stem
+        return file.stem, None
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    weights = sum(int(tensor.n_elements) for tensor in tensors)
     number = int(field.contents()) if field is not None else -1
     known = {int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType}
-    return str(known.get(number, file.stem))
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / weights if weights else None
+    return str(known.get(number, file.stem)), bits
 
 
 def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, options: Options) -> Document | None:
@@ -248,7 +258,8 @@ def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, o
     run, hashes = inputs
     asked: dict[str, Any] = {}
     if options.verify:
-        asked = {"sha256": read_text(options.text).sha256, "mode": options.mode, "chunks": options.chunks}
+        text = read_text(options.text)
+        asked = {"sha256": text.sha256, "text": text.name, "mode": options.mode, "chunks": options.chunks}
         asked["reference"] = plan.reference
     replaced = {output.level for output in plan.outputs[: plan.levels]} if options.overwrite else set()
     report = earlier_report(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from exporter.errors import OutputError, WeightError
 from exporter.header import header
-from exporter.quantize import quantize
+from exporter.quantize import is_finite, quantize
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
@@ -144,6 +144,11 @@ def _do(piece: Slice, source: "Merged", sinks: Sequence[int], starts: Sequence[i
     for k, kind in enumerate(job.types):
         if kind not in made:
             made[kind] = quantize(kind, rows)
+            if not is_finite(kind, made[kind]):
+                raise WeightError(
+                    f"{job.tensor}: holds {np.abs(rows).max():g}, which {kind} cannot hold. The training diverged, the "
+                    "file is damaged, or the level is too narrow for the model: export to bf16 or f32."
+                )
         per_row = made[kind].nbytes // rows.shape[0]
         before = piece.start + piece.part * (job.shape[-2] if len(job.shape) > 1 else 0)
         _put(sinks[k], made[kind].data, starts[k] + job.offsets[k] + (before * per_row if len(job.shape) > 1 else 0))

@@ -232,10 +232,3 @@ def test_a_window_that_llama_cpp_ignores_is_a_warning(tmp_path: Path) -> None:
     assert len(warnings) == 1
     assert re.search(r"not to the last 4096 as in training", warnings[0])
     assert open_run(make("mistral", tmp_path / "plain")).warnings == ()
-
-
-def test_weights_that_are_stored_quantized_are_refused(tmp_path: Path) -> None:
-    file = make("llama", tmp_path) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(RunError, match=r"stored quantized .*gptq.*Give the 16-bit model: --base"):
-        open_run(tmp_path)

@@ -13,7 +13,7 @@ from gguf import GGUFReader
 from tiny import make
 
 from exporter import Options, export, load_profile
-from exporter.errors import GgufxError, OutputError, ProofError
+from exporter.errors import EngineError, GgufxError, OutputError, ProofError, WeightError
 from exporter.pipeline import prepare
 from exporter.report import check_document, read_report
 from exporter.verify.proof import prove
@@ -149,6 +149,17 @@ def test_more_levels_of_a_run_grow_its_report(run: Path, out: Path, text: Path) 
     assert names(out) == {Q8, Q4, BF16} | REPORTS
     together = export_to(out.with_name("together"), run, "q8_0", "q4_0", "bf16", text=text, chunks=2)
     assert together["levels"] == second["levels"]
+    assert [sorted(check["levels"]) for check in second["checks"]] == [["bf16", "q4_0", "q8_0"]] * 2
+
+
+def test_the_same_command_for_more_levels_is_taken_though_the_text_ends(run: Path, out: Path, text: Path) -> None:
+    for level in ("q8_0", "q4_0"):
+        document = export_to(out, run, level, text=text, chunks=500)
+    assert document["measured_on"]["asked"] == 500 > document["measured_on"]["chunks"]
+    assert "The text has no more" in document["warnings"][-1]
+    unmeasured = export_to(out, run, "bf16")
+    assert unmeasured["warnings"] == document["warnings"]
+    assert sum("kld" in level for level in unmeasured["levels"]) == 2
 
 
 def test_a_level_asked_for_again_is_refused_or_replaced(run: Path, out: Path, text: Path) -> None:
@@ -168,13 +179,13 @@ def test_growing_by_other_figures_is_refused(run: Path, out: Path, text: Path) -
     other = out.with_name("other.txt")
     other.write_text("another text " * 999)
     for changed, named in (
-        ({"chunks": 2}, "chunks 1, not 2"),
+        ({"chunks": 2}, "--chunks 1, not 2"),
         ({"mode": "llama.cpp"}, "mode default, not llama.cpp"),
-        ({"text": other}, "sha256"),
+        ({"text": other}, "the text .*, not .*other.txt"),
     ):
         with pytest.raises(OutputError, match=f"q8_0 were measured with {named}"):
             export_to(out, run, "q4_0", **{"text": text} | changed)
-    with pytest.raises(OutputError, match="q8_0 were measured with reference bf16, not f32"):
+    with pytest.raises(OutputError, match="q8_0 were measured with the reference in bf16, not f32"):
         export_to(out, run, "f32", text=text)
     assert names(out) == {Q8} | REPORTS
 
@@ -221,13 +232,13 @@ def test_other_token_ids_than_the_tokenizers_fail_the_proof(out: Path, tmp_path:
     assert names(out) == set()
 
 
-def test_a_weight_that_a_level_cannot_hold_fails_the_proof(out: Path, run: Path) -> None:
+def test_a_weight_that_a_level_cannot_hold_is_named(out: Path, run: Path) -> None:
     from safetensors.torch import load_file, save_file  # noqa: PLC0415  (imports torch)
 
     weights = load_file(run / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 5] = 1e9  # the scale of a block of Q8_0 is an f16
     save_file(weights, run / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ProofError, match=r"Q8_0\.gguf: llama\.cpp does not load .*(.|\n)*blk\.0\.ffn_up\.weight"):
+    with pytest.raises(WeightError, match=r"blk\.0\.ffn_up\.weight: holds 1e\+09, which Q8_0 cannot hold"):
         export_to(out, run, "bf16", "q8_0")
     assert names(out) == set()
     export_to(out, run, "bf16")
@@ -271,14 +282,13 @@ def test_an_adapter_is_exported_as_its_merged_model_is(run: Path, out: Path, tmp
     assert merge["largest_relative_delta"] > 0
 
 
-def test_a_text_that_is_too_short_leaves_the_files_unmeasured(run: Path, out: Path, tmp_path: Path) -> None:
-    short = tmp_path / "short.txt"
+@pytest.mark.parametrize(("mode", "least"), [("default", 512), ("llama.cpp", 1024)])
+def test_a_text_that_is_too_short_is_found_before_the_work(mode: str, least: int, run: Path, out: Path) -> None:
+    short = out.with_name("short.txt")
     short.write_text("the and of")
-    document = export_to(out, run, "q8_0", text=short)
-    level = level_of(document, "q8_0")
-    assert level["verdict"] == "error"
-    assert "has 3 tokens; windows of 512 need at least 511" in level["error"]
-    assert names(out) == {Q8} | REPORTS
+    with pytest.raises(EngineError, match=rf"short.txt: .* has 4 tokens; windows of 512 need {least}\. Give a longer"):
+        export_to(out, run, "q8_0", text=short, mode=mode)
+    assert not out.exists()
 
 
 def test_a_text_that_cannot_be_read_is_found_before_the_work(run: Path, out: Path, tmp_path: Path) -> None:

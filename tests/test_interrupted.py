@@ -42,7 +42,7 @@ def test_an_interrupt_while_writing_leaves_nothing(sent: signal.Signals, wide: P
         printed, rest = child.communicate(timeout=60)
     assert first.startswith("write: ")
     assert (child.returncode, printed) == (130, "")
-    assert rest.splitlines()[-1] == "interrupted: nothing that was unfinished is kept"
+    assert rest.splitlines()[-1] == "interrupted: what was finished and has its name is kept, what was not is removed"
     assert "Traceback" not in rest
     assert not out.exists()
     assert time.monotonic() - begin < 30
@@ -61,6 +61,6 @@ def test_an_interrupt_later_keeps_what_is_finished(step: str, tmp_path: Path) ->
         os.killpg(child.pid, signal.SIGINT)  # as a terminal does: llama.cpp's processes are told too
         printed, rest = child.communicate(timeout=60)
     assert (child.returncode, printed) == (130, "")
-    assert rest.splitlines()[-1] == "interrupted: nothing that was unfinished is kept"
+    assert rest.splitlines()[-1] == "interrupted: what was finished and has its name is kept, what was not is removed"
     finished = {"run-139K-Q8_0.gguf", "run-139K-Q4_0.gguf", "report.json", "report.md", "report.html"}
     assert {file.name for file in out.glob("*")} == (finished if step == "measure" else set())

@@ -183,7 +183,7 @@ def test_pairs_of_experts_of_older_peft_lie_the_other_way_round(
     assert (excess(base, change(run, peft_version="0.19.0"), expected) > 1) == square
     change(run, peft_version=None)
     if square:
-        with pytest.raises(MergeError, match="64 x 64.*peft_version"):
+        with pytest.raises(MergeError, match=r"64 x 64.*peft_version"):
             source_of(run, base)
 
 

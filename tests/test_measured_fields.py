@@ -1,21 +1,15 @@
 """What is measured, in the fields of report.json: values, errors over chunks, and warnings."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from exporter.verify import (
-    Options,
-    Scores,
-    level_fields,
-    measure,
-    measured_on_fields,
-    measurement_warnings,
-    reference_fields,
-)
+from exporter.report.compose import finished, new_document
+from exporter.verify import Options, Scores, level_fields, measure, measured_on_fields, reference_fields
 from exporter.verify.summary import standard_error
 from exporter.verify.text import read_text
 
@@ -23,11 +17,24 @@ REFERENCE = Path(__file__).resolve().parent / "reference" / "perplexity"
 BF16, Q4_0, TEXT = REFERENCE / "stories260K-BF16.gguf", REFERENCE / "stories260K-Q4_0.gguf", REFERENCE / "text.txt"
 
 
-@pytest.mark.parametrize(("chunks", "words"), [(1, "no error can be given"), (3, "by about 50 %"), (10, None)])
-def test_few_windows_are_a_warning(chunks: int, words: str | None) -> None:
-    text = TEXT if chunks < 10 else None
-    warnings = measurement_warnings(measure(BF16, [], Options(text=text, chunks=chunks)))
-    assert [words in warning for warning in warnings] == [True] * (words is not None)
+FEW = (
+    ({"chunks": 1, "asked": 1}, "1 window of 512 tokens: no error can be given. Give --chunks 10 or more"),
+    ({"chunks": 3, "asked": 40}, "3 windows .* uncertain by about 50 %. The text has no more: give a longer one"),
+    ({"chunks": 3, "asked": 3}, "uncertain by about 50 %. Give --chunks 10 or more"),
+    ({"chunks": 3, "asked": None}, "The text has no more"),
+    ({"chunks": 10, "asked": 10}, None),
+)
+
+
+@pytest.mark.parametrize(("on", "words"), FEW)
+def test_few_windows_are_a_warning_as_long_as_their_figures_stand(on: dict[str, int | None], words: str | None) -> None:
+    level = {"quant": "q8_0", "files": [], "file": "a.gguf", "bytes": 1, "verdict": "pass", "kld": {"mean": 0.1}}
+    fields = new_document(["ggufx"]) | {"measured_on": on | {"text": "a", "context": 512}, "warnings": ["another"]}
+    warnings = finished(fields | {"levels": [level]}).get("warnings") or []
+    assert len(warnings) == 1 + (words is not None)
+    assert words is None or re.search(words, warnings[1])
+    unmeasured = level | {"kld": None, "verdict": "not measured"}
+    assert finished(fields | {"levels": [unmeasured]}).get("warnings") == ["another"]
 
 
 def test_the_ratio_is_that_of_the_perplexities_shown_also_as_llama_cpp_measures() -> None:
@@ -58,6 +65,7 @@ def test_fields_and_their_errors() -> None:
         "text": str(TEXT),
         "sha256": read_text(TEXT).sha256,
         "chunks": 5,
+        "asked": 5,
         "context": 512,
         "tokens": 2560,
         "scored": 511,

@@ -1,6 +1,7 @@
 """The commands: the only place that prints, the only one that catches."""
 
 import json
+import os
 import signal
 import sys
 from io import TextIOWrapper
@@ -33,7 +34,11 @@ def cli() -> None:
 @takes("quant", "out", "base", "base_revision", "revision", "text", "chunks", "compat", "no_verify", "no_fallback")
 @takes("overwrite", "threads", "scratch", "quiet", "json")
 def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> int:  # noqa: ANN401  (options, by name)
-    """Merge, convert, quantize, verify and report a RUN: a folder or a Hub id."""
+    """Merge, convert, quantize, verify, report a RUN.
+
+    A RUN is a folder or a Hub id. More levels of the same run may be added to a folder later: they are measured as
+    its first ones were.
+    """
     from exporter.pipeline import export as run_export  # noqa: PLC0415  (slow to import)
 
     with Steps(quiet=asked["quiet"]) as steps:
@@ -46,7 +51,10 @@ def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> 
 @click.argument("run")
 @takes("base", "base_revision", "revision", "json")
 def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
-    """Say what a RUN is: trainer, family, base, adapter, tokenizer, problems."""
+    """Say what a RUN is.
+
+    Trainer, family, base, adapter, licence, tokenizer with its special tokens and chat template, problems.
+    """
     from exporter.inspect import inspect_run, render  # noqa: PLC0415
 
     facts = inspect_run(run, **asked)
@@ -57,7 +65,10 @@ def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
 @click.argument("run")
 @takes("quant", "base", "base_revision", "revision", "no_fallback", "json")
 def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
-    """Print every decision of an export of a RUN, before a weight is read; writes nothing."""
+    """Print every decision of an export.
+
+    No weight is read, and nothing is written.
+    """
     from exporter.pipeline import prepare  # noqa: PLC0415
     from exporter.plan.show import as_document, render  # noqa: PLC0415
 
@@ -70,7 +81,10 @@ def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> No
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @takes("text", "chunks", "compat", "threads", "scratch", "quiet", "json")
 def verify(reference: str, files: tuple[Path, ...], **asked: Any) -> int:  # noqa: ANN401
-    """Measure GGUF FILES against a REFERENCE: a GGUF file, or a Hugging Face folder."""
+    """Measure GGUF FILES against a REFERENCE.
+
+    The REFERENCE is a GGUF file, or a run or Hugging Face folder, which is converted to 16 bits for it.
+    """
     from exporter.pipeline import verify_files  # noqa: PLC0415
 
     with Steps(quiet=asked["quiet"]) as steps:
@@ -83,7 +97,7 @@ def verify(reference: str, files: tuple[Path, ...], **asked: Any) -> int:  # noq
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @takes("json")
 def report(folder: Path, *, as_json: bool) -> None:
-    """Render the report.json of a FOLDER again, as Markdown and HTML."""
+    """Render the report.json of a FOLDER again."""
     from exporter.report import read_report, write_report  # noqa: PLC0415
 
     document = read_report(folder)
@@ -163,15 +177,23 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        status = cli.main(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing that was unfinished is kept", err=True)
+        click.echo("interrupted: what was finished and has its name is kept, what was not is removed", err=True)
         sys.exit(INTERRUPTED)
     except GgufxError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(REFUSED)
+    except OSError as error:
+        # Of what is ours to read and write, every such error is a GgufxError by now: this is stdout, full or closed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"error: stdout: {error.strerror}. What was made is made.", err=True)
+        sys.exit(FAILED)

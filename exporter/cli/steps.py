@@ -1,6 +1,7 @@
 """How far each step is, on stderr."""
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,4 +39,5 @@ class Steps:
             self._bars.update(self._tasks[step], completed=done, total=total)
         elif not self._quiet and 10 * done // max(total, 1) > self._tenths.get(step, -1):
             self._tenths[step] = 10 * done // max(total, 1)
-            click.echo(f"{step}: {10 * self._tenths[step]} %", err=True)
+            with suppress(OSError):  # a stream that takes nothing is no reason to end the work
+                click.echo(f"{step}: {10 * self._tenths[step]} %", err=True)

@@ -7,7 +7,7 @@ from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
 from exporter.merge.experts import of_experts, parameter_of
 from exporter.merge.keys import WHOLE, in_peft_form, part_of
-from exporter.merge.lora import check_config, check_layer, rank_and_scale, token_ids
+from exporter.merge.lora import check_config, check_layer, check_target, rank_and_scale, token_ids
 from exporter.merge.values import Added, Change, Changes, Factors, Given, Tokens
 
 PAIR = 2  # tensors of LoRA, and sides of a matrix
@@ -115,11 +115,13 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
             "lora_B (or lora_embedding_A and _B) go together. Save the adapter again."
         )
     module = modules[a]
+    fused = parameter_of(module, given.config)
     check_layer(given.config, module, given.path)
-    rank, scale = rank_and_scale(given.config, parameter_of(module, given.config) or module, given.path)
+    if fused is None:
+        check_target(given.config, module, given.path)
+    rank, scale = rank_and_scale(given.config, fused or module, given.path)
     _check_pair(a, b, given)
     _check_magnitude(a, magnitude, given)
-    fused = parameter_of(module, given.config)
     ranks = (given.shapes[a][0], given.shapes[b][-1])
     if ranks != (rank, rank) and not (fused and given.split(fused)):
         raise MergeError(

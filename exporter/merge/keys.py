@@ -7,12 +7,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
+from exporter.merge.lora import EMBEDDINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "base_model.model."
-EMBEDDINGS = ("embed_tokens", "lm_head")
 # What PEFT puts after a module's name -> the part of a change that the tensor is.
 PARTS = {
     ".lora_A.weight": "a",

@@ -22,6 +22,7 @@ READ = {
 }  # fmt: skip
 KINDS = ("LORA", "TRAINABLE_TOKENS")
 """The methods that are merged here, by rows; all others are PEFT's to merge, a whole module at a time."""
+EMBEDDINGS = ("embed_tokens", "lm_head")
 LARGEST = 1e30
 LONGEST_KEY = 1000
 MOST_TRIES = 10**7  # of ways to lay a key over a name: less than a second
@@ -90,6 +91,36 @@ def check_layer(config: Mapping[str, object], module: str, path: Path) -> None:
             f"{path}: has lora_A and lora_B of {module}, but layers_to_transform of adapter_config.json is {layers!r}. "
             "The two files are of different runs."
         )
+
+
+def check_target(config: Mapping[str, object], module: str, path: Path) -> None:
+    """MergeError for a trained module that target_modules leaves out or exclude_modules names: PEFT would ignore it.
+
+    Lists of names, and patterns that are sure to end, are looked at.
+    """
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    named = targets == "all-linear" or not targets or _names(targets, module) is not False
+    if module.rpartition(".")[2] in EMBEDDINGS:  # ensure_weight_tying trains the other one with it
+        named = True
+    if not named or (excluded and _names(excluded, module)):
+        raise MergeError(
+            f"{path}: has lora_A and lora_B of {module}, but target_modules of adapter_config.json is {targets!r:.80} "
+            f"and exclude_modules {excluded!r:.80}: PEFT would leave the module as it was. The two files are of "
+            "different runs: copy both from one."
+        )
+
+
+def _names(listed: object, module: str) -> bool | None:
+    """Whether names, or a pattern, name a module (PEFT's ``check_target_module_exists``); None: not known."""
+    if isinstance(listed, list):
+        return any(f".{module}".endswith(f".{name}") for name in listed)
+    if isinstance(listed, str):
+        try:
+            tries = _tries(listed, len(module))
+            return None if tries is None or tries > MOST_TRIES else re.fullmatch(listed, module) is not None
+        except (re.error, OverflowError, RecursionError):
+            return None
+    return None
 
 
 def _matched(config: Mapping[str, object], field: str, module: str, default: object) -> object:

@@ -118,7 +118,8 @@ class Merged:
         trained = adapter.read(str(factors.magnitude), (slice(None),)).flatten()
         if factors.turned:
             return trained / self._column_lengths(change, adapter)
-        return (trained[start : start + len(rows)] / torch.linalg.norm(rows, dim=1))[:, None]
+        ratio: torch.Tensor = trained[start : start + len(rows)] / torch.linalg.norm(rows, dim=1)
+        return ratio[:, None]
 
     def _column_lengths(self, change: Change, adapter: "TensorFiles") -> "torch.Tensor":
         """The lengths of all columns of a weight with its product added; read once, a slice at a time."""

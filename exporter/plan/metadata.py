@@ -57,10 +57,11 @@ def identify(run: "Run", tensors: "tuple[Tensor, ...]") -> Identity:
     shared = total - sum(math.prod(tensor.shape) for tensor in experts)
     size = size_label(total, shared, of_experts, experts[0].shape[0] if experts else 0)
     base = run.base_name.rpartition("/")[2]
-    _, _, basename, finetune, version, _ = Metadata.get_model_id_components(base, total)
+    _, _, basename, finetune, version, stated = Metadata.get_model_id_components(base, total)
     if run.adapters:
         finetune = "-".join(part for part in (finetune, run.name) if part and part != base)
-    return Identity(run.name, basename or base, size, finetune or None, version)
+    # As llama.cpp does: the size that the name states, where it fits the weights, else the counted one.
+    return Identity(run.name, basename or base, stated or size, finetune or None, version)
 
 
 def general(identity: Identity, run: "Run") -> dict[str, Value]:

@@ -72,7 +72,8 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
     row = row if isinstance(row, Row) else Row(row)
     layers = range(cast("int", config["num_hidden_layers"])) if "{i}" in name else range(1)
     there = [_sources(row.source, layer, config) for layer in layers]
-    if row.optional and not any(source in shapes for sources in there for source in sources):
+    absent = row.optional and not any(source in shapes for sources in there for source in sources)
+    if absent or (row.flag is not None and not config.get(row.flag)):
         return
     heads = cast("int", config[row.heads]) if row.heads else 0
     for layer, sources in zip(layers, there, strict=True):

@@ -48,6 +48,7 @@ class Fallback:
     wanted: str
     got: str
     why: str
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ class Plan:
 
     def fallbacks(self, output: int) -> tuple[Fallback, ...]:
         """The tensors of one output whose rows forced another type than the profile's."""
+        weights = {job.tensor: job.weights for job in self.jobs}
         return tuple(
-            Fallback(tensor, choice.wanted, choice.type, choice.why)
+            Fallback(tensor, choice.wanted, choice.type, choice.why, weights[tensor])
             for tensor, choice in self.outputs[output].choices.items()
             if choice.why is not None
         )

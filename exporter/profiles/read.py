@@ -67,7 +67,10 @@ def load_profile(name_or_path: str) -> Profile:
     try:
         text = Path(name_or_path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{name_or_path}: the profile cannot be read: {error}.") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ProfileError(
+            f"{name_or_path}: the profile cannot be read: {why}. Give a level's name, or the path of a TOML file."
+        ) from error
     profile = parse_profile(text, name_or_path)
     if profile.name in profile_names() and text != _built_in(profile.name).text:
         raise ProfileError(

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.ggml import quantize_rows
+from exporter.ggml import are_valid, quantize_rows
 
 
 def quantize(kind: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -23,3 +23,10 @@ def quantize(kind: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
     number = GGMLQuantizationType[kind]
     block, size = GGML_QUANT_SIZES[number]
     return quantize_rows(int(number), rows, rows.shape[1] // block * size)
+
+
+def is_finite(kind: str, data: NDArray[np.uint8]) -> bool:
+    """Whether quantized rows hold finite numbers: a block whose scale is beyond 16 bits does not."""
+    from gguf import GGMLQuantizationType  # noqa: PLC0415  (slow to import)
+
+    return are_valid(int(GGMLQuantizationType[kind]), data)

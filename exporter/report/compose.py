@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from exporter.run import Run
 
 Fields = dict[str, Any]
+ENOUGH_CHUNKS = 10
 
 
 def new_document(command: Sequence[str]) -> Fields:
@@ -87,5 +88,26 @@ def level_block(plan: "Plan", k: int, sha256: str) -> Fields:
 
 
 def finished(fields: Fields) -> Document:
-    """The fields as a document."""
+    """The fields as a document, with a warning where few windows were measured while any level's figures stand."""
+    on = fields.get("measured_on")
+    if on and any(level.get("kld") for level in fields["levels"]):
+        fields = fields | {"warnings": [*fields["warnings"], *_few_windows(on)]}
     return check_document(fields, "report.json")
+
+
+def _few_windows(on: Mapping[str, Any]) -> list[str]:
+    """What a reader of the errors should know: a standard error from n values is itself uncertain by 1/sqrt(2(n-1)).
+
+    That is the relative standard deviation of a sample's standard deviation, for normal values and large n.
+    """
+    chunks, asked = on["chunks"], on.get("asked")
+    if chunks >= ENOUGH_CHUNKS:
+        return []
+    known = (
+        f"the errors are themselves uncertain by about {100 / (2 * (chunks - 1)) ** 0.5:.0f} %" if chunks > 1 else ""
+    )
+    windows = f"{chunks} window{'s' * (chunks > 1)} of {on['context']} tokens"
+    advice = f"Give --chunks {ENOUGH_CHUNKS} or more"
+    if asked is None or asked > chunks:
+        advice = f"The text has no more: give a longer one with --text, for {ENOUGH_CHUNKS} or more"
+    return [f"Measured on {windows}: {known or 'no error can be given'}. {advice}."]

@@ -10,6 +10,10 @@ from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
 from exporter.report.schema import Document, Level, RunFacts
 
 NOT_SAID = "not said"
+MODES = {
+    "default": "ggufx's: every token of a window but the first",
+    "llama.cpp": "llama.cpp: as llama-perplexity does",
+}
 SPECIAL = {"bos": "bos: begin of text", "eos": "eos: end of text", "eot": "eot: end of turn"}
 
 
@@ -20,7 +24,7 @@ def title(document: Document) -> tuple[str, str]:
         return "Measured files", document["levels"][0]["file"] if document["levels"] else ""
     base = run.get("base") or {}
     name = base.get("name") or base.get("path") or run.get("architecture") or run["path"]
-    return _last(name), _last(run["path"])
+    return _last(name), run["path"].rstrip("/").rpartition("/")[2]
 
 
 def sections(document: Document) -> list[Section]:
@@ -47,10 +51,10 @@ def _measured_on(document: Document) -> tuple[Block, ...]:
         rows += [
             ("Text", (Code(measured["text"]),)),
             ("SHA-256 of the text", (_code(measured.get("sha256")),)),
-            ("Chunks", (_count(measured.get("chunks")),)),
-            ("Tokens in a chunk", (_count(measured.get("context")),)),
+            ("Windows (chunks)", (_count(measured.get("chunks")),)),
+            ("Tokens in a window", (_count(measured.get("context")),)),
             ("Tokens", (_count(measured.get("tokens")),)),
-            ("Mode", (measured.get("mode") or NOT_SAID,)),
+            ("Way of measuring", (MODES.get(measured.get("mode") or "", NOT_SAID),)),
             ("Engine", (measured.get("engine") or NOT_SAID,)),
         ]
     if reference:
@@ -64,8 +68,11 @@ def _checks(document: Document) -> tuple[Block, ...]:
     checks = document.get("checks")
     if not checks:
         return ()
-    rows = tuple((check["name"], Mark(check["status"]), check.get("detail") or "") for check in checks)
-    return (Table(("Check", "Result", "Detail"), rows),)
+    rows = tuple(
+        (check["name"], Mark(check["status"]), ", ".join(check.get("levels") or ()), check.get("detail") or "")
+        for check in checks
+    )
+    return (Table(("Check", "Result", "Levels", "Detail"), rows),)
 
 
 def _run(run: RunFacts | None) -> tuple[Block, ...]:
@@ -80,11 +87,12 @@ def _run(run: RunFacts | None) -> tuple[Block, ...]:
         ("Architecture", (_code(run.get("architecture")),)),
         ("Family", (run.get("family") or NOT_SAID,)),
         ("Parameters", (_count(run.get("parameters")),)),
-        ("Left out of the files", left_out if run.get("left_out") is not None else (NOT_SAID,)),
-        ("Base", (_code(base.get("name")),)),
-        ("Path of the base", (_code(base.get("path")),)),
-        ("SHA-256 of the base", (_code(base.get("sha256")),)),
+        ("Parts left out of the files", left_out if run.get("left_out") is not None else (NOT_SAID,)),
     ]
+    if run["kind"] == "lora":
+        rows += [("Base", (_code(base.get("name")),)), ("Path of the base", (_code(base.get("path")),))]
+    of = "base" if run["kind"] == "lora" else "model"
+    rows.append((f"SHA-256 of the {of}'s files", (_code(base.get("sha256")),)))
     adapters = tuple(
         (Code(a["path"]), a.get("method") or NOT_SAID, _factor(a.get("weight")), _code(a.get("sha256")))
         for a in run.get("adapters") or ()

@@ -1,7 +1,7 @@
 """A folder that gets more levels of the same run: what must agree with its report, and how the report grows."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,12 @@ from exporter.errors import OutputError
 from exporter.report.document import read_report
 from exporter.report.schema import Document
 
+COMPARED = ("sha256", "mode", "chunks", "reference")
+WORDS = {"text": "the text", "mode": "mode", "chunks": "--chunks", "reference": "the reference in"}
+CAUSES = {
+    "sha256": " (or its content has changed)",
+    "reference": " (an f32 level makes the reference f32, and needs a folder of its own)",
+}
 FILES = ("report.json", "report.md", "report.html")
 
 
@@ -41,17 +47,31 @@ def earlier_report(
             f"{folder}: holds {', '.join(kept)} of another run, or of other files of this one: report.json names "
             f"{run.get('path')}. Give another --out."
         )
-    measured: dict[str, Any] = dict(report.get("measured_on") or {})
-    if measured:
-        reference: Mapping[str, Any] = report.get("reference") or {}
-        measured["reference"] = reference.get("kind")
-    for key, value in asked.items():
-        if measured and value is not None and measured.get(key) != value:
-            raise OutputError(
-                f"{folder}: {', '.join(kept)} were measured with {key} {measured.get(key)}, not {value}: figures of "
-                "one report must be comparable. Measure the new levels the same way, or give another --out."
-            )
+    _require_comparable(folder, report, asked, kept)
     return report
+
+
+def _require_comparable(folder: Path, report: Document, asked: Mapping[str, Any], kept: list[str]) -> None:
+    """OutputError where the levels that are kept were measured on something else than what is asked for now."""
+    if not report.get("measured_on"):
+        return
+    measured: dict[str, Any] = dict(report.get("measured_on") or {})
+    reference: Mapping[str, Any] = report.get("reference") or {}
+    measured["reference"] = reference.get("kind")
+    differs = next((key for key in COMPARED if not _agrees(key, measured, asked)), None)
+    if differs is not None:
+        shown = "text" if differs == "sha256" else differs
+        raise OutputError(
+            f"{folder}: {', '.join(kept)} were measured with {WORDS.get(shown, shown)} {measured.get(shown)}, not "
+            f"{asked[shown]}{CAUSES.get(differs, '')}: figures of one report must be comparable. Measure the new "
+            "levels the same way, or give another --out."
+        )
+
+
+def _agrees(key: str, measured: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a field is as asked, or was not asked; the windows may be as many as were asked for the last time."""
+    value = asked.get(key)
+    return value is None or value == measured.get(key) or (key == "chunks" and value == measured.get("asked"))
 
 
 def _require_no_page(folder: Path) -> None:
@@ -71,6 +91,7 @@ def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
     made = {level["quant"] for level in new["levels"]}
     kept = [level for level in earlier["levels"] if level["quant"] not in made]
     fields = new | {"levels": _ordered([*kept, *new["levels"]])}
+    fields["checks"] = _all_checks(new["checks"], earlier.get("checks") or [], [level["quant"] for level in kept])
     if kept:
         commands: Any = earlier.get("earlier_commands") or []
         fields["earlier_commands"] = [*commands, earlier["command"]]
@@ -78,6 +99,12 @@ def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
         if fields.get(key) is None and earlier.get(key) is not None:
             fields[key] = earlier.get(key)
     return fields
+
+
+def _all_checks(new: list[Any], earlier: Sequence[Any], kept: list[str]) -> list[Any]:
+    """The proofs of all levels: those of an earlier export still stand for the levels it made that were kept."""
+    before = {check["name"]: [name for name in check.get("levels") or [] if name in kept] for check in earlier}
+    return [check | {"levels": [*before.get(check["name"], []), *check["levels"]]} for check in new]
 
 
 def _ordered(levels: list[Any]) -> list[Any]:

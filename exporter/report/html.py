@@ -11,6 +11,8 @@ from exporter.report.picture import draw_pictures, not_drawn
 from exporter.report.schema import Document
 
 CLASSES = {"pass": "pass", "fail": "fail", "error": "error", "undecided": "undecided"}
+NARROW = 3
+"""Columns that a phone shows at once."""
 SIGNS = {"pass": "✓ ", "fail": "✗ ", "error": "✗ ", "undecided": "? "}
 # The page may show its own style and nothing else, whatever a name in it holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -98,7 +100,8 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     # A region with a tab stop can be scrolled sideways with the keyboard too.
-    box = '<div class="box" role="region" tabindex="0" aria-label="table">'
+    wide = " wide" if len(table.head) > NARROW else ""
+    box = f'<div class="box{wide}" role="region" tabindex="0" aria-label="table">'
     return f"{box}<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
 
 

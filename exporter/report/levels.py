@@ -13,7 +13,7 @@ NORMAL_95 = 1.96
 
 SUMMARY = ("Level", "Verdict", "Size", "bpw", "Perplexity", "Ratio", "Mean KLD", "KLD p99", "Top-1, %")
 NOTES = (
-    ("±", "one standard error over chunks of text, never over tokens; a 95 % interval is about twice as wide."),
+    ("±", "one standard error over windows of text, never over tokens; a 95 % interval is about twice as wide."),
     ("Perplexity", "how surprised the model is by the text; lower is better, on this text only."),
     ("Ratio", "the file's perplexity divided by the reference's; 1 means that nothing was lost."),
     (
@@ -25,8 +25,18 @@ NOTES = (
         "Top-1",
         "top-1 agreement, the share of tokens where the file and the reference find the same next token most likely.",
     ),
+    (
+        "Top-5",
+        "top-5 agreement, the share of the reference's five likeliest tokens that are among the file's five likeliest.",
+    ),
     ("Verdict", "pass or fail of the gates that were asked for; without gates, whether the level was measured."),
     ("bpw", "bits per weight, the bits of all tensors, divided by the number of weights."),
+)
+
+
+SUBSTITUTES = (
+    "Tensors stored in another type: the one that the profile wanted takes weights in blocks (K-quants 256), and the "
+    "length of their rows is no multiple of that."
 )
 
 
@@ -204,8 +214,8 @@ def _types(levels: list[Level]) -> tuple[Block, ...]:
         blocks.append(Fold("Weights of each type, counted", full))
     summary = [row for level in levels for row in _fallback_rows(level)]
     if summary:
-        blocks.append(Text("Tensors stored in another type, since the one that the profile wanted does not fit them:"))
-        head = ("Level", "Wanted", "Got", "Tensors", "Share of all weights in the type got", "Why")
+        blocks.append(Text(SUBSTITUTES))
+        head = ("Level", "Wanted", "Got", "Tensors", "Share of all weights", "Why")
         blocks += _table(head, summary, {3, 4})
         blocks += [_fallback_list(level) for level in levels if level.get("fallbacks")]
     return tuple(blocks)
@@ -217,8 +227,9 @@ def _fallback_rows(level: Level) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
     for (wanted, got), tensors in counts.most_common():
         why = {f.get("why") or "not said" for f in fallbacks if (f["wanted"], f["got"]) == (wanted, got)}
-        held = share(types[got], sum(types.values())) if got in types else "not known"
-        rows.append((Code(level["quant"]), Code(wanted), Code(got), count(tensors), held, "; ".join(sorted(why))))
+        held = [f.get("weights") for f in fallbacks if (f["wanted"], f["got"]) == (wanted, got)]
+        part = "not known" if None in held or not types else share(sum(map(int, held)), sum(types.values()))  # type: ignore[arg-type]
+        rows.append((Code(level["quant"]), Code(wanted), Code(got), count(tensors), part, "; ".join(sorted(why))))
     return rows
 
 

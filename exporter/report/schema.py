@@ -78,6 +78,7 @@ class Check(TypedDict):
 
     name: str
     status: Literal["pass", "fail", "skipped"]
+    levels: NotRequired[list[str] | None]
     detail: NotRequired[str | None]
 
 
@@ -87,6 +88,7 @@ class MeasuredOn(TypedDict):
     text: str
     sha256: NotRequired[str | None]
     chunks: NotRequired[int | None]
+    asked: NotRequired[int | None]
     context: NotRequired[int | None]
     tokens: NotRequired[int | None]
     mode: NotRequired[Literal["default", "llama.cpp"] | None]
@@ -163,6 +165,7 @@ class Fallback(TypedDict):
     wanted: str
     got: str
     why: NotRequired[str | None]
+    weights: NotRequired[int | None]
 
 
 class Level(TypedDict):

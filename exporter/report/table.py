@@ -15,7 +15,7 @@ from exporter.report.schema import Document, Level
 HEAD = ("level", "size", "bpw", "perplexity", "ratio", "KLD", "p99", "top-1 %", "verdict")
 LEGEND = (
     "ratio: perplexity / the reference's. KLD: mean KL divergence from the reference, in nats; p99: what 99 % of",
-    "tokens stay below. top-1: how often the likeliest token is the reference's. ±: one standard error over chunks.",
+    "tokens stay below. top-1: how often the likeliest token is the reference's. ±: one standard error over windows.",
 )
 FIRST, LAST = 0, len(HEAD) - 1
 TIGHT = "±"
@@ -65,10 +65,23 @@ def _remarks(document: Document) -> list[str]:
     warnings = [f"warning: {text}" for text in document.get("warnings") or ()]
     notes = ["", *LEGEND] if any(level.get("kld") for level in document["levels"]) else []
     return [
+        *_reference(document),
         *notes,
         *_substitutes(document),
         *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())]),
     ]
+
+
+def _reference(document: Document) -> list[str]:
+    """What the ratios are of: the reference's perplexity, and on what it was measured."""
+    reference, on = document.get("reference"), document.get("measured_on")
+    perplexity = reference.get("perplexity") if reference else None
+    if not reference or not perplexity or not on:
+        return []
+    value = with_error(perplexity["value"], perplexity.get("error"), TIGHT)
+    how = ", as llama-perplexity does" if on.get("mode") == "llama.cpp" else ""
+    where = f"{on.get('chunks')} windows of {on.get('context')} tokens of {on['text']}"
+    return ["", printable(f"reference {reference['kind']}: perplexity {value} on {where}{how}")]
 
 
 def _substitutes(document: Document) -> list[str]:
@@ -77,8 +90,9 @@ def _substitutes(document: Document) -> list[str]:
     for level in document["levels"]:
         kinds = Counter((one["wanted"], one["got"], one.get("why")) for one in level.get("fallbacks") or ())
         parts = [f"{n} x {got} for {wanted} ({why})" for (wanted, got, why), n in kinds.items()]
-        lines += [printable(f"{level['quant']}: other types than wanted: {', '.join(parts)}")] if parts else []
-    return ["", *lines] if lines else []
+        lines += [printable(f"{level['quant']}: {', '.join(parts)}")] if parts else []
+    head = "other types than wanted, whose blocks (256 weights in K-quants) do not fill the rows:"
+    return ["", head, *lines] if lines else []
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """Which folder of a run holds the weights that are taken, and what a folder without whole weights holds instead."""
 
+import os
 import re
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _has_all_weights(folder: Path) -> bool:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.exists():
             places = read_json(index).get("weight_map")
-            if isinstance(places, dict) and all((folder / str(file)).exists() for file in places.values()):
+            if isinstance(places, dict) and all(os.path.lexists(folder / str(file)) for file in places.values()):
                 return True
             continue
         files = list(folder.glob(f"{stem}-*-of-*.{suffix}"))

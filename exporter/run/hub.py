@@ -29,7 +29,9 @@ def resolve(name: str, revision: str | None, what: str, *, hint: str = "") -> Pa
             return folder.resolve()
     except OSError as error:
         raise RunError(f"{name}: no folder can have this name ({error.strerror}). Give the {what}'s folder.") from error
-    if folder.exists() or not HUB_ID.fullmatch(name):
+    # A name that begins with a dot, or with a folder that is here, is a path that was mistyped, not the Hub's.
+    local = name.startswith((".", "~")) or is_folder(Path(name).parent) or name.endswith(".gguf")
+    if folder.exists() or local or not HUB_ID.fullmatch(name):
         found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         advice = (
             "adapter_config.json names it, or --base; it was looked for relative to the run and to the current folder. "

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ TORCH_NAMES = {
     "torch.float8_e4m3fn": "F8_E4M3",
     "torch.float8_e5m2": "F8_E5M2",
 }
+# What torch raises for a damaged file: its pickle is run, by a reader that knows tensors alone, up to what is damaged.
+DAMAGED = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(ArithmeticError, MemoryError, pickle.UnpicklingError, struct.error),
+)
 SHARD = re.compile(r"-\d+-of-\d+$")
 Index = tuple[int | slice, ...]
 
@@ -136,7 +142,7 @@ def _indexed(index: Path) -> dict[str, Stored]:
         files = {index.parent / str(file) for file in places.values()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise SourceError(f"{index}: is no index of shards ({error!r}). Restore it from the training run.") from error
-    missing = sorted(file.name for file in files if not file.exists())
+    missing = sorted(file.name for file in files if not os.path.lexists(file))  # which takes any name, however long
     if missing:
         raise SourceError(f"{index}: names {', '.join(missing)}, which is not in the folder. Copy the missing shards.")
     found = {name: stored for file in sorted(files) for name, stored in _headers(file).items()}
@@ -195,7 +201,7 @@ def _load_bin(file: Path) -> Mapping[str, "torch.Tensor"]:
             value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
             value = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         raise SourceError(
             f"{file}: cannot be read as tensors alone ({str(error).partition(chr(10))[0]}). Save it as safetensors."
         ) from error

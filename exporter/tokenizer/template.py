@@ -55,7 +55,14 @@ def end_of_turn(template: str, texts: Iterable[str], specials: Mapping[str, str]
     if failed is not None:
         return None, f"The chat template cannot render a question and its answer: {failed}."
     behind = rendered.rpartition(ANSWER)[2].lstrip() if ANSWER in rendered else ""
-    return max((text for text in texts if behind.startswith(text)), key=len, default=None), None
+    found = max((text for text in texts if behind.startswith(text)), key=len, default=None)
+    before = rendered.lstrip().removeprefix(specials.get("bos_token") or "").lstrip()
+    if found is not None and before.startswith(found):  # where the next turn begins, not where this one ends
+        return (
+            None,
+            f"The chat template puts nothing but {found!r}, which begins a turn, behind an answer; not written.",
+        )
+    return found, None
 
 
 def _render(template: str, values: Mapping[str, object]) -> tuple[str, str | None]:

@@ -2,7 +2,7 @@
 
 from exporter.verify.measurement import Level, MeasuredOn, Measurement, Options, measure
 from exporter.verify.metrics import Scores
-from exporter.verify.summary import level_fields, measured_on_fields, measurement_warnings, reference_fields
+from exporter.verify.summary import level_fields, measured_on_fields, reference_fields
 
 __all__ = [
     "Level",
@@ -13,6 +13,5 @@ __all__ = [
     "level_fields",
     "measure",
     "measured_on_fields",
-    "measurement_warnings",
     "reference_fields",
 ]

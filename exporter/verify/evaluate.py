@@ -11,7 +11,8 @@ from exporter.errors import EngineError
 from exporter.llamacpp import Engine, Shape
 from exporter.verify import compat, metrics
 from exporter.verify.metrics import Logits, Scores, Values
-from exporter.verify.windows import Mode, Windows
+from exporter.verify.text import Mode
+from exporter.verify.windows import Windows
 
 _PIECE = 1 << 26  # bytes of logits that one decode of a model may make
 _BLOCK = 1 << 20  # bytes of a model's logits that are compared at a time: they stay in the processor's cache

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from exporter.errors import EngineError
 from exporter.llamacpp import Engine
 from exporter.verify.evaluate import Evaluation, Side, evaluate, piece
 from exporter.verify.metrics import Scores, Values
-from exporter.verify.text import Text, read_text
-from exporter.verify.windows import Mode, Windows, make_windows
+from exporter.verify.text import CONTEXT, Mode, Text, read_text
+from exporter.verify.windows import Windows, make_windows
 
 Progress = Callable[[int, int], None]
+LARGEST_NLL = 700.0
+"""exp of more is beyond float64."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,21 @@ class Options:
     text: Path | None = None
     chunks: int | None = 40
     mode: Mode = "default"
-    context: int = 512
+    context: int = CONTEXT
     threads: int = 0
 
 
 @dataclass(frozen=True)
 class MeasuredOn:
-    """What was evaluated: ``tokens`` are all that each model was given, ``scored`` the predictions in a chunk."""
+    """What was evaluated: ``tokens`` are all that each model was given, ``scored`` the predictions in a chunk.
+
+    ``asked`` chunks may be more than the text has; None: all of them.
+    """
 
     text: str
     sha256: str
     chunks: int
+    asked: int | None
     context: int
     tokens: int
     scored: int
@@ -93,8 +100,19 @@ def measure(
         tick = _counter(progress, len(windows.ids) * -(-options.context // shape.batch) * (1 + len(live)))
         evaluation = Evaluation(base, live, windows, options.mode, shape)
         nll = evaluate(evaluation, tick) if live or not sides else None
+        if nll is not None:
+            _check_finite(nll, base.path)
         levels = tuple(Level(side.file, None if side.error else side.scores, side.error) for side in sides)
         return Measurement(reference, _measured_on(text, windows, options, base.facts.engine), nll, levels)
+
+
+def _check_finite(nll: Values, reference: Path) -> None:
+    """EngineError where a perplexity is beyond what a float64 holds: such a model predicts nothing."""
+    if nll.mean() > LARGEST_NLL:
+        raise EngineError(
+            f"{reference}: -ln p of the text's tokens is {nll.mean():.0f} on the average, so the perplexity has no "
+            "number. The weights are damaged, or the text is nothing that the model was made for."
+        )
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
@@ -109,4 +127,5 @@ def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
 
 def _measured_on(text: Text, windows: Windows, options: Options, engine: str) -> MeasuredOn:
     chunks, context = windows.ids.shape
-    return MeasuredOn(text.name, text.sha256, chunks, context, chunks * context, windows.scored, options.mode, engine)
+    tokens, scored = chunks * context, windows.scored
+    return MeasuredOn(text.name, text.sha256, chunks, options.chunks, context, tokens, scored, options.mode, engine)

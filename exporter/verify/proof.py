@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def prove(
     run: "Run", plan: "Plan", files: Sequence[Path], progress: Callable[[int, int], None]
-) -> list[dict[str, str]]:
+) -> list[dict[str, object]]:
     """Prove that llama.cpp loads each file whole, computes with it, and makes the ids of ``tokenizer.json``.
 
     Args:
@@ -45,10 +45,12 @@ def prove(
         _check(name, loaded, rows)
         _compare(name, loaded, texts, expected)
     progress(len(files), len(files))
-    return [
-        {"name": "load", "status": "pass", "detail": f"llama.cpp loads {len(files)} files whole and decodes with each"},
+    checks = [
+        {"name": "load", "status": "pass", "detail": "llama.cpp loads each file whole and decodes with it"},
         {"name": "tokenizer", "status": "pass", "detail": f"ids of {len(texts)} texts equal tokenizer.json's"},
     ]
+    levels = [output.level for output in plan.outputs[: len(files)]]
+    return [check | {"levels": levels} for check in checks]
 
 
 def _check(name: str, loaded: Loaded, rows: int) -> None:

@@ -14,7 +14,6 @@ from exporter.verify.metrics import Values
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 _FEWEST_CHUNKS = 2
-_ENOUGH_CHUNKS = 10
 
 Fields = dict[str, object]
 
@@ -22,23 +21,6 @@ Fields = dict[str, object]
 def measured_on_fields(measurement: Measurement) -> Fields:
     """The block ``measured_on``."""
     return asdict(measurement.measured_on)
-
-
-def measurement_warnings(measurement: Measurement) -> list[str]:
-    """What a reader of the errors should know: a standard error from n values is itself uncertain by 1/sqrt(2(n-1)).
-
-    That is the relative standard deviation of a sample's standard deviation, for normal values and large n.
-    """
-    on = measurement.measured_on
-    if on.chunks >= _ENOUGH_CHUNKS or measurement.nll is None:
-        return []
-    known = (
-        f"the errors are themselves uncertain by about {100 / np.sqrt(2 * (on.chunks - 1)):.0f} %"
-        if on.chunks >= _FEWEST_CHUNKS
-        else "no error can be given"
-    )
-    windows = f"{on.chunks} window{'s' * (on.chunks > 1)} of {on.context} tokens"
-    return [f"measured on {windows}: {known}. Measure on {_ENOUGH_CHUNKS} or more: a longer --text, more --chunks."]
 
 
 def reference_fields(measurement: Measurement) -> Fields:

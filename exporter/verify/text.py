@@ -4,10 +4,14 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from exporter.errors import EngineError
 
 DEFAULT = "ggufx default"
+CONTEXT = 512
+ENOUGH = 64
+Mode = Literal["default", "llama.cpp"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,21 @@ def read_text(path: Path | None = None) -> Text:
             "Convert it, or give another with --text."
         ) from None
     return Text(name, data, hashlib.sha256(data).hexdigest())
+
+
+def require_length(text: Text, tokenizer_json: Path, mode: Mode) -> None:
+    """EngineError for a text with fewer tokens than one window takes (llama-perplexity wants two)."""
+    from tokenizers import Tokenizer  # noqa: PLC0415  (slow to import)
+
+    least = CONTEXT * 2 if mode == "llama.cpp" else CONTEXT
+    if len(text.data) > ENOUGH * least:
+        return  # no vocabulary has longer tokens than that on the average
+    found = len(Tokenizer.from_file(str(tokenizer_json)).encode(text.data.decode(), add_special_tokens=True).ids)
+    if found < least - 1:
+        raise EngineError(
+            f"{text.name}: the evaluation text has {found} tokens; windows of {CONTEXT} need {least}. "
+            "Give a longer one with --text, or none, for the text that comes with ggufx."
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -1,16 +1,16 @@
 """Token windows: which ids a model is given, and which of its predictions count."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import EngineError
 from exporter.llamacpp import Facts
+from exporter.verify.text import Mode
 
 Ids = npt.NDArray[np.int32]
-Mode = Literal["default", "llama.cpp"]
 
 
 class Tokenizer(Protocol):
