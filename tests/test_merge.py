@@ -26,7 +26,8 @@ from tiny import TINY, make
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
-from exporter.merge import Given, Merged, read_changes
+from exporter.merge import Given, Layer, Merged
+from exporter.merge.changes import read_changes
 from exporter.run import open_run
 from exporter.source.checkpoint import Checkpoint
 from exporter.source.files import open_file
@@ -237,7 +238,8 @@ def test_slices_of_a_large_matrix_equal_the_whole_product(shape: tuple[int, int]
     tensors = open_file(tmp_path / "adapter_model.safetensors")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     sizes = {key: stored.shape for key, stored in tensors.tensors.items()}
-    view = Merged(base, tensors, read_changes(Given(config, sizes, tmp_path, base.shapes(), str)), tied=False)
+    changes = read_changes(Given(config, sizes, tmp_path, base.shapes(), str))
+    view = Merged(base, [Layer(tensors, changes)], tied=False)
     for rows in (64, 448, 1 << 20):
         parts = [view.read(name, start, stop) for start, stop in in_slices(shape[0], rows)]
         change = float((expected[name] - before[name]).abs().max())

@@ -221,7 +221,7 @@ TENSORS = (
     ({f"{Q}.lora_B.weight": torch.ones(64, 4).to(torch.int8)}, "lora_B.weight is stored as I8; only F32, F16, BF16"),
     (
         {name.replace("layers.0", "layers.9"): tensor + 0 for name, tensor in PAIR.items()},
-        "layers.9.self_attn.q_proj.weight as 64 x 64, the base model does not have it.*--base",
+        "lora_A and lora_B of model.layers.9.self_attn.q_proj, but target_modules",
     ),
     ({"base_model.model.lm_head.weight": torch.ones(409, 96)}, "lm_head.weight as 409 x 96, the base model has 409 x"),
     (

@@ -1,25 +1,30 @@
 """An adapter as a view over a checkpoint: finished rows in float32, computed when they are read."""
 
-from exporter.merge.changes import read_changes
+from exporter.merge.adapter import check_together, read_layer
 from exporter.merge.checks import check_copies, check_effect, check_fit, check_layers
 from exporter.merge.experts import LAYOUTS, packing
+from exporter.merge.layer import Layer
+from exporter.merge.lora import KINDS
 from exporter.merge.tied import base_is_tied, is_tied, share_origin
 from exporter.merge.values import Changes, Given
 from exporter.merge.view import Delta, Merged
 
 __all__ = [
+    "KINDS",
     "LAYOUTS",
     "Changes",
     "Delta",
     "Given",
+    "Layer",
     "Merged",
     "base_is_tied",
     "check_copies",
     "check_effect",
     "check_fit",
     "check_layers",
+    "check_together",
     "is_tied",
     "packing",
-    "read_changes",
+    "read_layer",
     "share_origin",
 ]

@@ -7,7 +7,7 @@ from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
 from exporter.merge.experts import of_experts, parameter_of
 from exporter.merge.keys import WHOLE, in_peft_form, part_of
-from exporter.merge.lora import check_config, check_layer, check_target, rank_and_scale, token_ids
+from exporter.merge.lora import check_layer, check_target, rank_and_scale, token_ids
 from exporter.merge.values import Added, Change, Changes, Factors, Given, Tokens
 
 PAIR = 2  # tensors of LoRA, and sides of a matrix
@@ -18,9 +18,8 @@ Slots = dict[str, dict[str, str]]
 def read_changes(given: Given) -> Changes:
     """The changes of an adapter of LoRA or of trained tokens.
 
-    MergeError for an adapter of another kind, or a tensor that no rule knows.
+    MergeError for a tensor that no rule knows.
     """
-    check_config(given.config, given.path)
     spelled = in_peft_form(given.shapes, lambda name: _fits(name, given))
     slots: Slots = {}
     modules, left_out = {}, []

@@ -39,8 +39,8 @@ def check_fit(
             found = _product(change.factors, shapes)
         if change.added is not None:
             found = shapes[change.added.vector]
-        if change.tokens is not None:
-            found = shape or ()  # compared with the base's rows when it was read
+        if change.tokens is not None or change.whole is not None:
+            found = shape or ()  # compared with the base when they were read
         if found != shape:
             was = "does not have it" if shape is None else f"has {_by(shape)} there"
             raise MergeError(
@@ -104,7 +104,7 @@ def _in_order(weight: str) -> tuple[int, ...]:
 
 def _moves(change: Change, adapter: "TensorFiles") -> bool:
     """Whether training replaced a weight, or added something to it that is not zero because a factor is."""
-    if change.replaced_by != change.origin or change.tokens is not None:
+    if change.replaced_by != change.origin or change.tokens is not None or change.whole is not None:
         return True
     if change.added is not None:
         return change.added.scale != 0 and bool(adapter.read(change.added.vector, (slice(None),)).any())

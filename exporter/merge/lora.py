@@ -30,10 +30,7 @@ PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
 
 
 def check_config(config: Mapping[str, object], path: Path) -> None:
-    """Refuse, by name, an adapter that is no plain LoRA. MergeError says what was found."""
-    kind = config.get("peft_type")
-    if kind not in KINDS:
-        raise MergeError(f"{path}: the adapter's method is {kind}; only LORA is merged. Merge it with PEFT first.")
+    """Refuse, by name, what LoRA can be beside what is merged here. MergeError says what was found."""
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         raise MergeError(
@@ -55,8 +52,8 @@ def rank_and_scale(config: Mapping[str, object], module: str, path: Path) -> tup
     replaces ``r`` and ``lora_alpha`` (PEFT's ``get_pattern_key``); the factor is alpha / r, or alpha / sqrt(r) with
     rsLoRA (arXiv 2312.03732).
     """
-    rank = _matched(config, "rank_pattern", module, config.get("r"))
-    alpha = _matched(config, "alpha_pattern", module, config.get("lora_alpha"))
+    rank = matched(config, "rank_pattern", module, config.get("r"))
+    alpha = matched(config, "alpha_pattern", module, config.get("lora_alpha"))
     if not isinstance(rank, int) or rank < 1 or not _is_number(alpha):
         raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
@@ -88,7 +85,7 @@ def check_layer(config: Mapping[str, object], module: str, path: Path) -> None:
     layer = re.search(r"\.layers\.(\d+)\.", f".{module}.")
     if layer is None or int(layer[1]) not in (layers if isinstance(layers, list) else [layers]):
         raise MergeError(
-            f"{path}: has lora_A and lora_B of {module}, but layers_to_transform of adapter_config.json is {layers!r}. "
+            f"{path}: has tensors of {module}, but layers_to_transform of adapter_config.json is {layers!r}. "
             "The two files are of different runs."
         )
 
@@ -123,7 +120,11 @@ def _names(listed: object, module: str) -> bool | None:
     return None
 
 
-def _matched(config: Mapping[str, object], field: str, module: str, default: object) -> object:
+def matched(config: Mapping[str, object], field: str, module: str, default: object) -> object:
+    """What a field of patterns says of a module (PEFT's ``get_pattern_key``): the first that matches, or the default.
+
+    MergeError for no patterns, or one that may take for ever.
+    """
     patterns = config.get(field) or {}
     if not isinstance(patterns, Mapping):
         raise MergeError(f"adapter_config.json: {field} is {patterns!r}, expected an object.")

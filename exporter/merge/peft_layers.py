@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import MergeError
-from exporter.merge.lora import _matched, check_layer
+from exporter.merge.lora import check_layer, matched
 from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, RENAMED, WIDEST, check_method, check_options
 from exporter.merge.skeleton import NAME, PREFIX, ROOT, around, build, nothing, quietly, saved
 
@@ -105,6 +106,8 @@ class PeftModules:
         self.method = str(adapter.config["peft_type"])
         self.parts = parts
         self.modules = tuple(parts.modules)
+        self.largest = max(prod(base[module].shape) for module in parts.modules)
+        """Numbers of the largest weight."""
         self.changes_bias = self.method in BIAS
         """Whether ``merged`` must be given the bias of a module that has one."""
         self.adds = self.method in ADDS
@@ -261,10 +264,10 @@ def _check_targeted(adapter: Stored, module: str, base: Module | None) -> None:
         )
     for name in config:
         if name.endswith("_pattern") and name not in OURS:
-            _matched(config, name, module, None)  # refuses patterns that may take for ever
+            matched(config, name, module, None)  # refuses patterns that may take for ever
     feedforward = config.get("feedforward_modules")
     if isinstance(feedforward, str):
-        _matched({"feedforward_modules": {feedforward: True}}, "feedforward_modules", module, None)
+        matched({"feedforward_modules": {feedforward: True}}, "feedforward_modules", module, None)
 
 
 def _configure(adapter: Stored) -> Any:  # noqa: ANN401

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from exporter.source.checkpoint import Checkpoint
+    from exporter.merge.view import Base
     from exporter.source.files import TensorFiles
 
 ROWS = 4096
 
 
-def base_is_tied(base: "Checkpoint") -> bool:
+def base_is_tied(base: "Base") -> bool:
     """True where the base has no head, or one that equals its embedding; compares up to the first difference."""
     shapes = base.shapes()
     return HEAD not in shapes or _equal(
@@ -55,9 +55,13 @@ def is_tied(changes: Changes, adapter: "TensorFiles") -> bool:
     if embedding is None or head is None:
         return embedding is head
     return (
-        embedding.tokens == head.tokens
-        and _replaced_alike(embedding, head, adapter)
-        and _added_alike(embedding.factors, head.factors, adapter)
+        embedding.whole is None
+        and head.whole is None
+        and (
+            embedding.tokens == head.tokens
+            and _replaced_alike(embedding, head, adapter)
+            and _added_alike(embedding.factors, head.factors, adapter)
+        )
     )
 
 

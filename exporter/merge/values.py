@@ -87,6 +87,15 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A module that PEFT merges as a whole: its name in the adapter, our names of its weight and bias (None: none)."""
+
+    module: str
+    weight: str
+    bias: str | None
+
+
+@dataclass(frozen=True)
 class Change:
     """What training did to one weight: replaced it, or some rows of it, or added to it."""
 
@@ -99,6 +108,7 @@ class Change:
     """What the base held when training began, where that was saved too: of other rows if the vocabulary was resized."""
     added: Added | None = None
     tokens: Tokens | None = None
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True)

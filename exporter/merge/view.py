@@ -1,21 +1,20 @@
-"""The finished weights: ``W + scale · B·A``, by rows, in float32."""
+"""The finished weights: the base with each adapter laid over it in order, by rows, in float32."""
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.merge.values import UNCHANGED, Change, Changes, Factors, Tokens
+from exporter.merge.values import Changes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
 
-    from exporter.source.checkpoint import Checkpoint
-    from exporter.source.files import TensorFiles
+    from exporter.merge.layer import Layer
 
-SLICE = 4096
 FEWEST_ROWS = 64
 """A product over fewer rows sums in another order than the whole matrix's (a one-row product is a dot product)."""
 
@@ -33,35 +32,59 @@ class Delta:
         return (self.change / self.weight) ** 0.5 if self.weight else 0.0
 
 
-class Merged:
-    """A checkpoint with the adapter's changes laid over it; without an adapter, the checkpoint itself."""
+class Base(Protocol):
+    """What adapters are laid over: a checkpoint, or a view of one."""
 
-    def __init__(
-        self, base: "Checkpoint", adapter: "TensorFiles | None" = None, changes: Changes = UNCHANGED, *, tied: bool
-    ) -> None:
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The parts that are not exported."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each weight's shape, by our name."""
+
+    def dtypes(self) -> set[str]:
+        """The types the weights are stored in."""
+
+    def files(self) -> list["Path"]:
+        """The files of tensors, in order."""
+
+    def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
+        """Rows from ``start`` to ``stop`` in float32; not to be written to."""
+
+
+class Merged:
+    """A checkpoint with adapters laid over it; without one, the checkpoint itself."""
+
+    def __init__(self, base: Base, layers: "Sequence[Layer]" = (), *, tied: bool, notes: tuple[str, ...] = ()) -> None:
         self._base = base
-        self._shapes = base.shapes()
-        self._adapter = adapter
-        self.changes = changes
+        self.layers = tuple(layers)
         self.tied = tied
+        self.notes = notes
         self.left_out = base.left_out
+        self._stored = base.shapes()
+        self._origin = {HEAD: EMBEDDING} if HEAD not in self._stored else {}
+        tied_head = {HEAD: self._stored[EMBEDDING]} if EMBEDDING in self._stored else {}
+        self._shapes = [tied_head | self._stored]
+        for layer in self.layers:
+            before = self._shapes[-1]
+            changed = layer.changes.by_weight.items()
+            self._shapes.append(before | {name: layer.shape(one, before[name]) for name, one in changed})
         self._parts: dict[tuple[str, int], Delta] = {}
         self._lock = threading.Lock()
-        self._lengths: dict[str, torch.Tensor] = {}
-        self._lengths_lock = threading.Lock()
-        self._origin = {HEAD: EMBEDDING} if HEAD not in self._shapes else {}
+
+    @property
+    def changes(self) -> Changes:
+        """What all adapters change: of a weight that several change the last change; tensors counted together."""
+        by_weight = {name: change for layer in self.layers for name, change in layer.changes.by_weight.items()}
+        return Changes(
+            by_weight,
+            sum(layer.changes.tensors for layer in self.layers),
+            tuple(name for layer in self.layers for name in layer.changes.left_out),
+        )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Each finished weight's shape, by our name; a head only where it is not the embedding again."""
-        shapes = dict(self._shapes)
-        shapes.setdefault(HEAD, shapes[EMBEDDING])
-        if self._adapter is not None:
-            for change in self.changes.by_weight.values():
-                if change.replaced_by is not None:
-                    shapes[change.weight] = self._adapter.tensors[change.replaced_by].shape
-        if self.tied:
-            del shapes[HEAD]
-        return shapes
+        return {name: shape for name, shape in self._shapes[-1].items() if name != HEAD or not self.tied}
 
     def files(self) -> list["Path"]:
         """The base's files of tensors, in order."""
@@ -69,7 +92,7 @@ class Merged:
 
     def stored(self) -> set[str]:
         """Our names of the weights the base's files hold."""
-        return set(self._shapes)
+        return set(self._stored)
 
     def dtypes(self) -> set[str]:
         """The types the base's weights are stored in, by safetensors' names."""
@@ -88,55 +111,27 @@ class Merged:
 
         Read at least ``FEWEST_ROWS`` at a time, or all there are.
         """
-        change = self.changes.by_weight.get(name)
-        if change is None or self._adapter is None:
-            return self._base.read(self._origin.get(name, name), start, stop)
-        before, finished = self._before(change, start, stop), self._sum(change, self._adapter, start, stop)
-        if change.factors is not None and change.factors.magnitude is not None:
-            finished = finished.mul_(self._lengthening(change, self._adapter, finished, start))
-        if change.added is not None:
-            vector = self._adapter.read(change.added.vector, (slice(start, stop),))
-            finished = finished + vector * change.added.scale
-        if change.tokens is not None:
-            finished = _with_tokens(change.tokens, self._adapter, finished, start)
-        self._note(name, start, before, finished)
+        finished = self._read(len(self.layers), name, range(start, stop))
+        if any(name in layer.changes.by_weight for layer in self.layers):
+            self._note(name, start, self._read(0, name, range(start, stop)), finished)
         return finished
 
-    def _sum(self, change: Change, adapter: "TensorFiles", start: int, stop: int) -> "torch.Tensor":
-        """The weight's rows, or those that replace them, with the product of factors added."""
-        if change.replaced_by is not None:
-            rows = adapter.read(change.replaced_by, (slice(start, stop),))
-        else:
-            rows = self._before(change, start, stop)
-        return rows if change.factors is None else _product(change.factors, adapter, start, stop).add_(rows)
-
-    def _lengthening(self, change: Change, adapter: "TensorFiles", rows: "torch.Tensor", start: int) -> "torch.Tensor":
-        """What DoRA multiplies rows by (columns, of an embedding): trained length over length (arXiv 2402.09353, 4)."""
-        import torch  # noqa: PLC0415  (slow to import)
-
-        factors = cast("Factors", change.factors)
-        trained = adapter.read(str(factors.magnitude), (slice(None),)).flatten()
-        if factors.turned:
-            return trained / self._column_lengths(change, adapter)
-        ratio: torch.Tensor = trained[start : start + len(rows)] / torch.linalg.norm(rows, dim=1)
-        return ratio[:, None]
-
-    def _column_lengths(self, change: Change, adapter: "TensorFiles") -> "torch.Tensor":
-        """The lengths of all columns of a weight with its product added; read once, a slice at a time."""
-        with self._lengths_lock:
-            if change.weight not in self._lengths:
-                rows = self.shapes().get(change.weight, self._shapes[EMBEDDING])[0]
-                slices = (self._sum(change, adapter, i, min(i + SLICE, rows)) for i in range(0, rows, SLICE))
-                squares = sum(part.double().square().sum(dim=0) for part in slices)
-                self._lengths[change.weight] = cast("torch.Tensor", squares).sqrt().float()
-            lengths: torch.Tensor = self._lengths[change.weight]
-            return lengths
-
-    def _before(self, change: Change, start: int, stop: int) -> "torch.Tensor":
-        """The base's rows; none of them where the training grew the matrix and they lie beyond the base's."""
-        name = self._origin.get(change.weight, change.weight)
-        rows = self._shapes[name][0]
-        return self._base.read(name, min(start, rows), min(stop, rows))
+    def _read(self, count: int, name: str, rows: range) -> "torch.Tensor":
+        """Rows with so many of the adapters laid over; fewer where training grew the matrix beyond what there was."""
+        if count == 0:
+            place = self._origin.get(name, name)
+            last = self._stored[place][0]
+            return self._base.read(place, min(rows.start, last), min(rows.stop, last))
+        layer = self.layers[count - 1]
+        change = layer.changes.by_weight.get(name)
+        if change is None:
+            return self._read(count - 1, name, rows)
+        return layer.read(
+            change,
+            lambda name, start, stop: self._read(count - 1, name, range(start, stop)),
+            self._shapes[count - 1],
+            rows,
+        )
 
     def _note(self, name: str, start: int, before: "torch.Tensor", finished: "torch.Tensor") -> None:
         """Add a slice to the norms; a slice read again replaces its own sums."""
@@ -145,29 +140,6 @@ class Merged:
         part = Delta(change, _squared(before))
         with self._lock:
             self._parts[name, start] = part
-
-
-def _product(factors: Factors, adapter: "TensorFiles", start: int, stop: int) -> "torch.Tensor":
-    """scale · B·A for a range of rows, in the order of PEFT's ``get_delta_weight``."""  # noqa: D403  (a formula)
-    everything, expert = slice(None), factors.expert
-    first = expert.first_row if expert else 0
-    rows = slice(first + start, first + stop)
-    ranks, columns = (expert.ranks, expert.columns) if expert else (everything, everything)
-    a = adapter.read(factors.a, (ranks, rows if factors.turned else everything))
-    b = adapter.read(factors.b, (everything if factors.turned else rows, everything))[:, columns]
-    product = (b @ a).mul_(factors.scale)
-    return product.T if factors.turned else product
-
-
-def _with_tokens(tokens: Tokens, adapter: "TensorFiles", rows: "torch.Tensor", start: int) -> "torch.Tensor":
-    """Rows from ``start`` on with those among them that were trained alone."""
-    places = [(k, row - start) for k, row in enumerate(tokens.ids) if 0 <= row - start < len(rows)]
-    if not places:
-        return rows
-    trained = adapter.read(tokens.rows, (slice(None),))
-    finished = rows.clone()
-    finished[[row for _, row in places]] = trained[[k for k, _ in places]]
-    return finished
 
 
 def _squared(values: "torch.Tensor") -> float:

@@ -137,6 +137,14 @@ def _check_one(run: Path, named: Sequence[tuple[str, str]], folder: Path) -> Non
             )
 
 
+def check_bases(run: Path, found: Base, more: Sequence[Adapter]) -> None:
+    """RunError where an adapter on top names another base than the run's; one that names none is taken."""
+    for adapter in more:
+        name = adapter.config.get("base_model_name_or_path")
+        if isinstance(name, str) and name:
+            _check_one(run, ((found.name, "the run"), (name, str(adapter.folder))), found.folder)
+
+
 def _model(name: str) -> str:
     """What is left of a model's name to compare: no owner or folder, no case, no 4-bit ending, one of its spellings."""
     cached = re.search(r"models--[^/\\]+?--([^/\\]+)[/\\]snapshots", name)

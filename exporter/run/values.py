@@ -20,6 +20,8 @@ class Adapter:
     folder: Path
     config: Mapping[str, object]
     weights: Path
+    weight: float = 1.0
+    """The factor of its changes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Run:
     """What it was trained on, as the trainer's files name it; several with commas between."""
     dataset_from: str | None = None
     """The file that names the dataset."""
+    packing: str | None = None
+    """How lora_B of fused experts is packed, as the user says."""
+    layers: tuple[int, ...] | None = None
+    """Which of the base's layers each layer is, where training repeated some."""
     base_from: str | None = None
     """What named the base: ``--base``, or a file; None for a run that is its own base."""
 

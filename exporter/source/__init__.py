@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError, SourceError
 from exporter.merge import (
+    KINDS,
     Given,
     Merged,
     base_is_tied,
@@ -12,20 +13,22 @@ from exporter.merge import (
     check_effect,
     check_fit,
     check_layers,
+    check_together,
     is_tied,
     packing,
-    read_changes,
+    read_layer,
     share_origin,
 )
 from exporter.source.checkpoint import open_checkpoint
 from exporter.source.files import open_file, open_model
 from exporter.source.names import our_name, our_parts
 from exporter.source.quantized import dequantized
+from exporter.source.replicated import Replicated
 
 if TYPE_CHECKING:
-    from exporter.merge import Changes
+    from exporter.merge import Changes, Layer
+    from exporter.merge.view import Base
     from exporter.run import Adapter, Run
-    from exporter.source.checkpoint import Checkpoint
 
 __all__ = ["open_source"]
 
@@ -36,41 +39,49 @@ def open_source(run: "Run") -> Merged:
     SourceError for files that are incomplete or tensors without a place; MergeError for an adapter that does not fit.
     """
     files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
-    base = open_checkpoint(files, run.family, str(run.base))
+    stored = open_checkpoint(files, run.family, str(run.base))
+    base = stored if run.layers is None else Replicated(stored, run.layers)
     if EMBEDDING not in base.shapes():
         raise SourceError(
             f"{run.base}: holds no {EMBEDDING}. The checkpoint is incomplete, or of another architecture."
         )
-    source = Merged(base, tied=base_is_tied(base)) if not run.adapters else _with_adapter(base, run.adapters[0], run)
+    source = _with_adapters(base, run) if run.adapters else Merged(base, tied=base_is_tied(base))
     _check_head(source, run)
     return source
 
 
-def _with_adapter(base: "Checkpoint", adapter: "Adapter", run: "Run") -> Merged:
-    """The base with one adapter laid over it."""
-    tensors = open_file(adapter.weights)
+def _with_adapters(base: "Base", run: "Run") -> Merged:
+    """The base with each adapter laid over it, in order."""
+    tied = base_is_tied(base) and (HEAD in base.shapes() or run.config.get("tie_word_embeddings") is not False)
+    layers = [_layer(base, adapter, run, tied=tied) for adapter in run.adapters]
+    check_together(layers, [adapter.weights for adapter in run.adapters])
+    tied = tied and all(is_tied(layer.changes, layer.tensors) for layer in layers)
+    return Merged(base, layers, tied=tied, notes=tuple(note for layer in layers for note in layer.notes()))
+
+
+def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Layer":
+    """One adapter, checked against the base."""
+    tensors = open_file(adapter.weights, integers=adapter.config.get("peft_type") not in KINDS)
     shapes = {name: stored.shape for name, stored in tensors.tensors.items()}
-    changes = read_changes(
-        Given(
-            adapter.config,
-            shapes,
-            adapter.weights,
-            base.shapes(),
-            spell=lambda name: our_name(name, run.family),
-            split=lambda name: our_parts(name, run.family),
-            packing=packing(adapter.config, None, run.trainer),
-        )
+    given = Given(
+        adapter.config,
+        shapes,
+        adapter.weights,
+        base.shapes(),
+        spell=lambda name: our_name(name, run.family),
+        split=lambda name: our_parts(name, run.family),
+        packing=packing(adapter.config, run.packing, run.trainer),
     )
-    flag = run.config.get("tie_word_embeddings")
-    if adapter.config.get("ensure_weight_tying") and flag:
-        _check_ensured(changes, adapter)
-    tied = base_is_tied(base) and (HEAD in base.shapes() or flag is not False)
-    changes = share_origin(changes) if tied else changes
-    check_fit(changes, shapes, base.shapes(), adapter)
-    check_layers(changes, base.shapes(), adapter)
-    check_effect(changes, tensors, adapter.weights)
-    check_copies(changes, tensors, adapter.weights)
-    return Merged(base, tensors, changes, tied=tied and is_tied(changes, tensors))
+    layer = read_layer(given, tensors, adapter.weight)
+    if adapter.config.get("ensure_weight_tying") and run.config.get("tie_word_embeddings"):
+        _check_ensured(layer.changes, adapter)
+    if tied:
+        layer.changes = share_origin(layer.changes)
+    check_fit(layer.changes, shapes, base.shapes(), adapter)
+    check_layers(layer.changes, base.shapes(), adapter)
+    check_effect(layer.changes, tensors, adapter.weights)
+    check_copies(layer.changes, tensors, adapter.weights)
+    return layer
 
 
 def _check_ensured(changes: "Changes", adapter: "Adapter") -> None:

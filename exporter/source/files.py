@@ -107,11 +107,11 @@ def open_model(folder: Path) -> TensorFiles:
     raise SourceError(f"{folder}: holds no weights. Expected model.safetensors, its shards, or pytorch_model.bin.")
 
 
-def open_file(file: Path) -> TensorFiles:
-    """The tensors of one file. SourceError for one of a type that is not read."""
+def open_file(file: Path, *, integers: bool = False) -> TensorFiles:
+    """The tensors of one file. SourceError for one of a type that is not read: of integers, unless asked for."""
     tensors = _headers(file)
     for name, stored in tensors.items():
-        if stored.dtype not in FLOATS:
+        if stored.dtype not in FLOATS and not integers:
             raise SourceError(
                 f"{file}: {name} is stored as {stored.dtype}; only {', '.join(FLOATS)} are read. Save it in float32."
             )

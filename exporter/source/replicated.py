@@ -1,0 +1,46 @@
+"""A model whose layers are the base's in another order, some of them several times (PEFT's ``layer_replication``)."""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from exporter.source.checkpoint import Checkpoint
+
+LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
+
+
+class Replicated:
+    """A checkpoint by other layers' names: layer k is the base's layer ``layers[k]``."""
+
+    def __init__(self, base: "Checkpoint", layers: tuple[int, ...]) -> None:
+        self._base = base
+        self._names: dict[str, str] = {}
+        for name in base.shapes():
+            found = LAYER.search(name)
+            if found is None:
+                self._names[name] = name
+            else:
+                again = [k for k, layer in enumerate(layers) if layer == int(found[0])]
+                self._names |= {LAYER.sub(str(k), name, count=1): name for k in again}
+        self.left_out = base.left_out
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each weight's shape, by our name."""
+        shapes = self._base.shapes()
+        return {name: shapes[stored] for name, stored in self._names.items()}
+
+    def dtypes(self) -> set[str]:
+        """The types the weights are stored in."""
+        return self._base.dtypes()
+
+    def files(self) -> list["Path"]:
+        """The base's files."""
+        return self._base.files()
+
+    def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
+        """Rows from ``start`` to ``stop`` in float32; not to be written to."""
+        return self._base.read(self._names[name], start, stop)
