@@ -1,21 +1,19 @@
 """What a run is, in plain words and as a document; reads headers and the tokenizer only."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from exporter.plan import Wishes, build
-from exporter.run import Run, open_run
+from exporter.run import Asked, Run, open_run
 from exporter.source import open_source
 
 WIDE = 100
 """Characters from which on a list has a line for each entry."""
 
 
-def inspect_run(
-    path: str, *, base: str | None = None, revision: str | None = None, base_revision: str | None = None
-) -> dict[str, Any]:
+def inspect_run(path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
     """What a run is: trainer, data, family, base, adapter, licence, tokenizer, warnings. GgufxError as in an export."""
-    run = open_run(path, base=base, revision=revision, base_revision=base_revision)
+    run = open_run(path, **asked)
     source = open_source(run)
     plan = build(run, [], source, Wishes(measured=False))
     shapes = source.shapes()
@@ -34,12 +32,12 @@ def inspect_run(
         "layers": run.config["num_hidden_layers"],
         "embedding": " x ".join(map(str, embedding)),
         "head": "the embedding again" if source.tied else "a tensor of its own",
-        "adapters": [_adapter(run, k, len(source.changes.by_weight)) for k in range(len(run.adapters))],
+        "adapters": [_adapter(run, k, len(layer.changes.by_weight)) for k, layer in enumerate(source.layers)],
         "adapter_tensors": source.changes.tensors,
         "left_out": [*source.left_out, *source.changes.left_out],
         "license": {"run": _license(run.folder), "base": _license(run.base)},
         "tokenizer": plan.tokenizer.facts | {"files": sorted({str(file) for file in run.tokenizer_files.values()})},
-        "notes": list(run.notes),
+        "notes": list(plan.notes),
         "warnings": list(plan.warnings),
     }
 
@@ -51,6 +49,7 @@ def _adapter(run: Run, k: int, weights: int) -> dict[str, Any]:
     return {
         "path": str(adapter.folder),
         "method": str(adapter.config.get("peft_type")).lower(),
+        "weight": adapter.weight,
         "weights_changed": weights,
     } | {field: adapter.config[field] for field in fields if adapter.config.get(field) is not None}
 

@@ -49,6 +49,8 @@ class Options:
     base: str | None = None
     revision: str | None = None
     base_revision: str | None = None
+    adapters: tuple[str, ...] = ()
+    packing: str | None = None
     text: Path | None = None
     chunks: int | None = None
     mode: Literal["default", "llama.cpp"] = "default"
@@ -103,14 +105,26 @@ def export(
 
 def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[Run, Merged, Plan]:
     """The run, its finished weights, and the plan: everything before a tensor is read."""
-    run = open_run(path, base=options.base, revision=options.revision, base_revision=options.base_revision)
-    source = open_source(run)
+    run, source = opened(path, options)
     wishes = Wishes(measured=options.verify, fallbacks=options.fallbacks)
     plan = build(run, profiles, source, wishes)
     if options.verify:
         text = read_text(options.text)  # a text that cannot be read, or is too short, is found before the work
         require_length(text, run.tokenizer_files["tokenizer.json"], options.mode)
     return run, source, plan
+
+
+def opened(path: str, options: Options) -> tuple[Run, Merged]:
+    """A run as the options say more of it, and its finished weights."""
+    run = open_run(
+        path,
+        base=options.base,
+        revision=options.revision,
+        base_revision=options.base_revision,
+        adapters=options.adapters,
+        packing=options.packing,
+    )
+    return run, open_source(run)
 
 
 def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:

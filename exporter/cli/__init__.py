@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import options, takes
+from exporter.cli.options import RUN, options, takes
 from exporter.cli.steps import Steps
 from exporter.errors import GgufxError, ProfileError
 
@@ -31,7 +31,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("run")
-@takes("quant", "out", "base", "base_revision", "revision", "text", "chunks", "compat", "no_verify", "no_fallback")
+@takes("quant", "out", *RUN, "text", "chunks", "compat", "no_verify", "no_fallback")
 @takes("overwrite", "threads", "scratch", "quiet", "json")
 def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> int:  # noqa: ANN401  (options, by name)
     """Merge, convert, quantize, verify, report a RUN.
@@ -49,7 +49,7 @@ def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> 
 
 @cli.command()
 @click.argument("run")
-@takes("base", "base_revision", "revision", "json")
+@takes(*RUN, "json")
 def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Say what a RUN is.
 
@@ -63,7 +63,7 @@ def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
 
 @cli.command()
 @click.argument("run")
-@takes("quant", "base", "base_revision", "revision", "no_fallback", "json")
+@takes("quant", *RUN, "no_fallback", "json")
 def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Print every decision of an export.
 
@@ -74,6 +74,26 @@ def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> No
 
     _, _, made = prepare(run, _profiles(quant), options(asked | {"no_verify": True}))
     click.echo(json.dumps(as_document(made), indent=2, ensure_ascii=False) if as_json else render(made))
+
+
+@cli.command()
+@click.argument("run")
+@takes("merged", "check", "dtype", *RUN, "overwrite", "scratch", "quiet", "json")
+def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) -> None:  # noqa: ANN401
+    """Write the merged Hugging Face checkpoint of a RUN, or check its merge.
+
+    With --out, config, tokenizer and weights in the base's own names and layout. With --check, how much every weight
+    changed, and whether PEFT's own layers make the same of a sample of modules.
+    """
+    from exporter.cli.merging import check_run, merge_run  # noqa: PLC0415  (slow to import)
+
+    if check is (out is not None):
+        raise click.UsageError("Give either --out DIR or --check.")
+    with Steps(quiet=asked["quiet"]) as steps:
+        show = (
+            check_run(run, options(asked), steps) if out is None else merge_run(run, out, dtype, options(asked), steps)
+        )
+    show(asked["as_json"])
 
 
 @cli.command()

@@ -24,9 +24,31 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         show_default=True,
     ),
     "out": click.option("--out", type=FILE, metavar="DIR", help="Output folder; without it <run>-gguf here."),
+    "merged": click.option("--out", type=FILE, metavar="DIR", help="Folder of the merged checkpoint."),
+    "check": click.option("--check", is_flag=True, help="Write nothing: measure every change, compare with PEFT."),
+    "dtype": click.option(
+        "--dtype",
+        type=click.Choice(["bf16", "f16", "f32"]),
+        default="bf16",
+        show_default=True,
+        help="Type of the merged weights.",
+    ),
     "base": click.option("--base", metavar="DIR_OR_ID", help="The base model, in place of the one the adapter names."),
     "base_revision": click.option("--base-revision", metavar="REV", help="Hub revision of the base."),
     "revision": click.option("--revision", metavar="REV", help="Hub revision of the run."),
+    "adapter": click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="DIR[:WEIGHT]",
+        help="One more adapter on top, times a factor; may be given several times.",
+    ),
+    "moe_lora_layout": click.option(
+        "--moe-lora-layout",
+        "packing",
+        type=click.Choice(["rank_major", "grouped_by_expert"]),
+        help="How lora_B of fused experts is packed, where the adapter does not say.",
+    ),
     "text": click.option("--text", type=FILE, metavar="FILE", help="Evaluation text; without it one that comes along."),
     "chunks": click.option(
         "--chunks", type=click.IntRange(1), metavar="N", help="At most so many windows of 512 tokens (default 40)."
@@ -51,6 +73,10 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
 }
 
 
+RUN = ("base", "base_revision", "revision", "adapter", "moe_lora_layout")
+"""What says more of a RUN."""
+
+
 def takes(*names: str) -> Callable[[Command], Command]:
     """Give a command some of the options; each means the same wherever it is."""
 
@@ -70,6 +96,8 @@ def options(asked: Mapping[str, Any]) -> "Options":
         base=asked.get("base"),
         revision=asked.get("revision"),
         base_revision=asked.get("base_revision"),
+        adapters=tuple(asked.get("adapters") or ()),
+        packing=asked.get("packing"),
         text=asked.get("text"),
         chunks=asked.get("chunks"),
         mode=asked.get("compat") or "default",

@@ -59,6 +59,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         reference=reference,
         parameters=sum(job.weights for job in jobs if job.sources),
         left_out=source.left_out,
+        notes=(*run.notes, *source.notes),
         warnings=(*run.warnings, *tokenizer.warnings),
         tokenizer=tokenizer,
     )

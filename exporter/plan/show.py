@@ -36,6 +36,7 @@ def as_document(plan: Plan) -> dict[str, Any]:
             for job in plan.jobs
         ],
         "tokenizer": plan.tokenizer.facts,
+        "notes": list(plan.notes),
         "warnings": list(plan.warnings),
     }
 
@@ -54,6 +55,7 @@ def render(plan: Plan) -> str:
         shape = " x ".join(str(side) for side in job.shape)
         lines.append(f"{name:<{width}}  {'  '.join(f'{kind:>7}' for kind in job.types)}  {shape}, {source}")
     lines += [f"left out: {part}" for part in plan.left_out]
+    lines += [f"note: {note}" for note in plan.notes]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in plan.warnings)])
 
 

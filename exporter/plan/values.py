@@ -87,6 +87,7 @@ class Plan:
     """The level the others are measured against; None where nothing is to be measured."""
     parameters: int
     left_out: tuple[str, ...]
+    notes: tuple[str, ...]
     warnings: tuple[str, ...]
     tokenizer: Tokenizer = field(repr=False)
 

@@ -41,10 +41,17 @@ def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
         "family": run.family.name,
         "parameters": plan.parameters,
         "left_out": list(plan.left_out),
-        "notes": list(run.notes),
+        "notes": list(plan.notes),
+        "trainer_from": run.trainer_from,
+        "dataset": {"name": run.dataset, "from": run.dataset_from} if run.dataset else None,
         "base": {"name": run.base_name, "path": nearest(run.base), "sha256": hashes[run.base]},
         "adapters": [
-            {"path": nearest(adapter.folder), "sha256": hashes[adapter.folder], "method": "lora", "weight": 1.0}
+            {
+                "path": nearest(adapter.folder),
+                "sha256": hashes[adapter.folder],
+                "method": str(adapter.config.get("peft_type")).lower(),
+                "weight": adapter.weight,
+            }
             for adapter in run.adapters
         ],
         "tokenizer": plan.tokenizer.facts,
@@ -66,6 +73,7 @@ def merge_block(source: "Merged") -> Fields:
         "used": changes.tensors - len(changes.left_out),
         "left_out": list(changes.left_out),
         "weights_changed": sum(delta.change > 0 for delta in deltas.values()),
+        "unchanged": sorted(name for name, delta in deltas.items() if delta.change == 0),
         "largest_relative_delta": max((delta.relative for delta in deltas.values()), default=0.0),
         "head": "tied" if source.tied else "of its own",
     }

@@ -91,6 +91,10 @@ def _run(run: RunFacts | None) -> tuple[Block, ...]:
     ]
     if run["kind"] == "lora":
         rows += [("Base", (_code(base.get("name")),)), ("Path of the base", (_code(base.get("path")),))]
+    dataset = run.get("dataset") or {}
+    if dataset.get("name"):
+        rows.append(("Dataset", (Code(dataset["name"]), f"by {dataset.get('from') or NOT_SAID}")))
+    rows += [("Note", (note,)) for note in run.get("notes") or ()]
     of = "base" if run["kind"] == "lora" else "model"
     rows.append((f"SHA-256 of the {of}'s files", (_code(base.get("sha256")),)))
     adapters = tuple(
@@ -127,12 +131,14 @@ def _merge(document: Document) -> tuple[Block, ...]:
     if not merge:
         return ()
     delta = merge.get("largest_relative_delta")
+    zero = merge.get("unchanged")
     return (
         Facts(
             (
                 ("Tensors in the adapters", (_count(merge.get("adapter_tensors")),)),
                 ("Tensors used", (_count(merge.get("used")),)),
                 ("Weights changed", (_count(merge.get("weights_changed")),)),
+                *([("Changed by nothing, since a factor is zero", tuple(map(Code, zero)))] if zero else []),
                 ("Largest relative change of a weight, ‖Δ‖/‖W‖", (NOT_SAID if delta is None else plain(delta),)),
             )
         ),

@@ -59,6 +59,9 @@ class RunFacts(TypedDict):
     family: NotRequired[str | None]
     parameters: NotRequired[int | None]
     left_out: NotRequired[list[str] | None]
+    notes: NotRequired[list[str] | None]
+    trainer_from: NotRequired[str | None]
+    dataset: NotRequired[dict[str, str] | None]
     tokenizer: NotRequired[TokenizerFacts | None]
     base: NotRequired[Weights | None]
     adapters: NotRequired[list[Adapter] | None]
@@ -70,6 +73,7 @@ class MergeTotals(TypedDict):
     adapter_tensors: NotRequired[int | None]
     used: NotRequired[int | None]
     weights_changed: NotRequired[int | None]
+    unchanged: NotRequired[list[str] | None]
     largest_relative_delta: NotRequired[float | None]
 
 

@@ -1,6 +1,6 @@
 """What is in a run directory: adapter or full model, which trainer made it, which base it stands on."""
 
 from exporter.run.open import open_run
-from exporter.run.values import Adapter, Run
+from exporter.run.values import Adapter, Asked, Run
 
-__all__ = ["Adapter", "Run", "open_run"]
+__all__ = ["Adapter", "Asked", "Run", "open_run"]

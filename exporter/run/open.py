@@ -1,7 +1,8 @@
 """A run is opened: its weights' folder, its adapter, what the trainer left, its base, its family."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 from converters import find, nearest
 from converters.spec import Config, Family
@@ -12,42 +13,29 @@ from exporter.run.base import Base, check_bases, find_base
 from exporter.run.folder import places, weights_folder
 from exporter.run.hub import expanded, is_folder, resolve
 from exporter.run.traces import read_traces
-from exporter.run.values import Run
+from exporter.run.values import Asked, Run
 from exporter.tokenizer.files import find_tokenizer_files
 
 
-def open_run(
-    path: str | Path,
-    *,
-    base: str | None = None,
-    revision: str | None = None,
-    base_revision: str | None = None,
-    adapters: Sequence[str] = (),
-    packing: str | None = None,
-) -> Run:
-    """Read what a run is. RunError where it is nothing known, or its base is missing or of no supported family.
+def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
+    """Read what a run is: a folder, or a Hub id.
 
-    Args:
-        path: a folder, or a Hub id.
-        base: a folder or Hub id that replaces the base the adapter names.
-        revision: the Hub revision of the run.
-        base_revision: the Hub revision of the base.
-        adapters: more adapters on top, each ``DIR[:WEIGHT]``.
-        packing: how lora_B of fused experts is packed, where the adapter does not say.
+    RunError where it is nothing known, or its base is missing or of no supported family.
     """
-    given = resolve(str(path), revision, "run")
+    given = resolve(str(path), asked.get("revision"), "run")
     named = given if is_folder(expanded(path)) else Path(path)
     folder, notes = weights_folder(given)
-    own, more = own_adapter(folder, base=base), more_adapters(adapters)
+    base = asked.get("base")
+    own, more = own_adapter(folder, base=base), more_adapters(asked.get("adapters") or ())
     traces = read_traces(places(given, folder), own[0].config if own else {})
     itself = Base(given.name if given == named else str(named), folder)
-    found = find_base(own[0], traces, (base, base_revision), given) if own else itself
+    found = find_base(own[0], traces, (base, asked.get("base_revision")), given) if own else itself
     if base is None:
         check_bases(given, found, more)
-    layers = replication([*own, *more], (stored := read_config(found.folder / "config.json")).get("num_hidden_layers"))
-    stored = _with_layers(stored, layers, found.folder)
+    stored = read_config(found.folder / "config.json")
+    layers = replication([*own, *more], stored.get("num_hidden_layers"))
     family = _family(stored, found.folder)
-    config, warnings = complete(stored, family, found.folder / "config.json")
+    config, warnings = complete(_with_layers(stored, layers, found.folder), family, found.folder / "config.json")
     return Run(
         path=named,
         folder=folder,
@@ -65,7 +53,7 @@ def open_run(
         dataset=traces.dataset,
         dataset_from=traces.dataset_from,
         base_from=found.found_by,
-        packing=packing,
+        packing=asked.get("packing"),
         layers=layers,
     )
 

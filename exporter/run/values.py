@@ -1,9 +1,10 @@
 """A run as a value."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from converters.spec import Config, Family
 
@@ -11,6 +12,21 @@ NOT_A_NAME = re.compile(
     r"checkpoint-\d+|epoch_\d+|global_step_\d+|actor|huggingface|lora_adapter|adapter|lora|merged|outputs?|final|run|model",
     re.IGNORECASE,
 )
+
+
+class Asked(TypedDict, total=False):
+    """What may be said of a run beside its path.
+
+    ``base`` is a folder or Hub id in place of the base that the adapter names; ``revision`` and ``base_revision`` are
+    the Hub's of run and base; ``adapters`` are more of them on top, each ``DIR[:WEIGHT]``; ``packing`` says how lora_B
+    of fused experts is packed where the adapter does not.
+    """
+
+    base: str | None
+    revision: str | None
+    base_revision: str | None
+    adapters: Sequence[str]
+    packing: str | None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,182 @@
+"""A base as QLoRA's training saw it: linear weights rounded to 4 bits and back (bitsandbytes), by rows, in float32.
+
+What is done is what the portable kernels of bitsandbytes 0.50 do, and the GPU's: every number goes to the nearest
+entry of a table, scaled by its block. Its C kernel for the CPU looks the scales' entries up in a coarser table, so one
+scale in about 600 is the neighbour there.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from exporter.source.quantized.bitsandbytes import TABLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from exporter.run.values import FourBit
+    from exporter.source.checkpoint import Checkpoint
+
+BLOCK, NESTED_BLOCK = 64, 256
+"""Numbers that share a scale, and scales that share one where they are quantized too (QLoRA, arXiv:2305.14314, 3)."""
+SMALLEST = 1e-38
+"""In place of a block's largest number where that is zero."""
+SLICE = 1 << 21
+KEPT = 1 << 25
+"""Bytes of quantized scales that are kept: those of some two thousand million numbers."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """A weight's scales as they are stored: less their mean, each an entry of a table times its block's scale."""
+
+    codes: "torch.Tensor"
+    maxima: "torch.Tensor"
+    mean: "torch.Tensor"
+
+    def of(self, blocks: range) -> "torch.Tensor":
+        """The scales of some blocks, float32."""
+        import torch  # noqa: PLC0415  (slow to import)
+
+        which = torch.arange(blocks.start, blocks.stop) // NESTED_BLOCK
+        codes = self.codes[blocks.start : blocks.stop].to(torch.int32)
+        return _dynamic()[codes] * self.maxima[which] + self.mean
+
+
+class RoundTrip:
+    """A checkpoint in which some weights are quantized and dequantized again; every other one is as it is stored."""
+
+    def __init__(self, base: "Checkpoint", quantized: Collection[str], settings: "FourBit") -> None:
+        self._base = base
+        self._settings = settings
+        self._shapes = base.shapes()
+        self._scales: OrderedDict[str, Scales] = OrderedDict()
+        self._lock = threading.Lock()
+        self.quantized = frozenset(quantized)
+        self.left_out = base.left_out
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each weight's shape, by our name."""
+        return self._base.shapes()
+
+    def dtypes(self) -> set[str]:
+        """The types the weights are stored in, before they are quantized."""
+        return self._base.dtypes()
+
+    def files(self) -> list["Path"]:
+        """The base's files."""
+        return self._base.files()
+
+    def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
+        """Rows (elements of a vector) from ``start`` to ``stop`` in float32; not to be written to.
+
+        Blocks run through the rows of a weight, so up to a block's numbers on either side are read too.
+        """
+        if name not in self.quantized or stop <= start:
+            return self._base.read(name, start, stop)
+        import torch  # noqa: PLC0415  (slow to import)
+
+        rows, columns = self._shapes[name]
+        first, last = start * columns, min(stop, rows) * columns
+        blocks = range(first // BLOCK, -(-last // BLOCK))
+        begin = blocks.start * BLOCK // columns
+        end = min(-(-blocks.stop * BLOCK // columns), rows)
+        before = begin * columns
+        values = self._base.read(name, begin, end).reshape(-1)
+        values = values[blocks.start * BLOCK - before : blocks.stop * BLOCK - before]
+        table = _table(self._settings.kind)
+        codes, maxima = nearest(values, table, BLOCK)
+        scales = self._nested(name).of(blocks) if self._settings.nested else maxima
+        made = torch.nn.functional.pad(table[codes], (0, -len(codes) % BLOCK)).view(-1, BLOCK)
+        made = made.mul_(scales[:, None]).view(-1)
+        return made[first - blocks.start * BLOCK : last - blocks.start * BLOCK].view(-1, columns)
+
+    def _nested(self, name: str) -> Scales:
+        """A weight's quantized scales: they need the mean of all, so the weight is read once, a slice at a time."""
+        with self._lock:
+            if name not in self._scales:
+                self._scales[name] = _quantized(self._maxima(name))
+                while len(self._scales) > 1 and sum(one.codes.nbytes for one in self._scales.values()) > KEPT:
+                    self._scales.popitem(last=False)
+            self._scales.move_to_end(name)
+            return self._scales[name]
+
+    def _maxima(self, name: str) -> "torch.Tensor":
+        """The largest absolute number of each block of a weight."""
+        import torch  # noqa: PLC0415
+
+        rows, columns = self._shapes[name]
+        step = max(SLICE // columns // BLOCK, 1) * BLOCK  # whole blocks
+        starts = range(0, rows, step)
+        return torch.cat([_largest(self._base.read(name, i, min(i + step, rows)).reshape(-1), BLOCK) for i in starts])
+
+
+def nearest(values: "torch.Tensor", table: "torch.Tensor", block: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The nearest entry of a table for each number over its block's largest one, and these largest ones.
+
+    Args:
+        values: (n,), float32, from the beginning of a block on; the last block may be short.
+        table: float32, rising, from -1 to 1.
+        block: how many numbers share a scale.
+
+    Returns:
+        (n,), int32, and (n / block, rounded up), float32. A number midway between two entries goes to the lower one.
+    """
+    import torch  # noqa: PLC0415  (slow to import)
+
+    maxima = _largest(values, block)
+    short = len(values) % block
+    whole = values[: len(values) - short].view(-1, block)
+    scaled = (whole * (1.0 / maxima[: len(whole)].clamp(min=SMALLEST))[:, None]).view(-1)
+    if short:  # divided, where whole blocks are multiplied by the reciprocal
+        scaled = torch.cat((scaled, values[-short:] / maxima[-1]))
+    return torch.bucketize(scaled.clamp_(-1, 1), (table[:-1] + table[1:]) / 2, out_int32=True), maxima
+
+
+def _largest(values: "torch.Tensor", block: int) -> "torch.Tensor":
+    """The largest absolute number of each block; of a short one at least ``SMALLEST``."""
+    import torch  # noqa: PLC0415
+
+    short = len(values) % block
+    largest: torch.Tensor = values[: len(values) - short].view(-1, block).abs().amax(1)
+    return torch.cat((largest, values[-short:].abs().max().clamp(min=SMALLEST)[None])) if short else largest
+
+
+def _quantized(maxima: "torch.Tensor") -> Scales:
+    """Scales as nested statistics: less their mean, to 8 bits."""
+    import torch  # noqa: PLC0415
+
+    # bitsandbytes' own mean in float32; of two equal rows, since torch splits one long row among its threads, and a sum
+    # in another order may round otherwise.
+    mean = torch.stack((maxima, maxima)).mean(1)[0]
+    codes, largest = nearest(maxima - mean, _dynamic(), NESTED_BLOCK)
+    return Scales(codes.to(torch.uint8), largest, mean)
+
+
+@cache
+def _table(kind: str) -> "torch.Tensor":
+    """The values of 4 bits, rising; which bits stand for which does not matter here."""
+    import torch  # noqa: PLC0415
+
+    return torch.tensor(sorted(TABLES[kind]))
+
+
+@cache
+def _dynamic() -> "torch.Tensor":
+    """The 256 values of the signed dynamic 8-bit type, rising (arXiv:1511.04561; arXiv:2110.02861, 2.2).
+
+    0, 1, and for each power 10^-6 to 10^0, of either sign, the middles of 2^0 to 2^6 equal parts of [0.1, 1] times it.
+    """
+    import torch  # noqa: PLC0415
+
+    values = [0.0, 1.0]
+    for power in range(7):
+        edges = torch.linspace(0.1, 1, 2**power + 1)
+        middles = (edges[:-1] + edges[1:]) / 2
+        values += [value for sign in (1, -1) for value in (sign * 10 ** (power - 6) * middles).tolist()]
+    return torch.tensor(sorted(values))
