@@ -1,8 +1,9 @@
-"""Write cli.md and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
+"""Write cli.md, merging.md and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
 
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import click
 
 from converters import ALL
 from exporter.cli import cli
+from exporter.merge import KINDS
+from exporter.merge.methods import MERGED, METHODS
 from exporter.profiles import load_profile, profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +21,7 @@ README = ROOT / "README.md"
 DATA = {
     "quant_profiles": "one TOML file for each level",
     "tests/reference/golden": "what llama.cpp's converter made of the tiny models",
+    "tests/reference/quantized": "weights quantized by other libraries, and what these make of them",
     "tests/reference/perplexity": "two tiny GGUF files, and what llama-perplexity printed of them",
     "examples/folio-4m": "the example's base model, trained by train.py",
     "examples/whence": "the example's fine-tune: a LoRA adapter that says where a passage is from",
@@ -46,6 +50,19 @@ it is. stdout is the result (with `--json` one JSON document and nothing else), 
 | 1 | made, but a level could not be measured: the report says why |
 | 2 | could not be made, a proof failed, or wrong usage: the message says what to do |
 | 130 | interrupted by Ctrl-C |
+"""
+
+
+MERGING = """# What is merged, and how that is known
+
+Made by `python docs/generate.py` from the methods' table (`exporter/merge/methods.py`) and the tests; a test keeps it
+fresh. *Equal* means: every weight of a tiny model is that of PEFT's `merge_and_unload` in float32, the difference 0 or at
+most 2^-22 of the larger of max|W| and max|delta|. Two notes: DoRA on an embedding takes lengths of columns over all
+tokens, which PEFT's float32 rounds more than ours (equal to PEFT in float64, within 2^-20 of PEFT in float32); PEFT's own
+merge is wrong for `layer_replication` and for one of two tied matrices, where the live adapter's logits decide.
+
+| method | result | compared with PEFT, or why not |
+| --- | --- | --- |
 """
 
 
@@ -82,6 +99,33 @@ def describe(name: str, command: click.Command) -> Iterator[str]:
         record = option.get_help_record(context)
         if record is not None:
             yield "| `{}` | {} |".format(record[0], re.sub(r"([|<])", r"\\\1", record[1]))
+
+
+def merging() -> str:
+    """What is merged, by the tests that compare it with PEFT, and what is refused."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from peft_cases import CASES  # noqa: PLC0415  (tests are no package)
+
+    cases: dict[str, list[str]] = {}
+    for name, case in CASES.items():
+        cases.setdefault(case.method, []).append(name)
+    rows = [f"| LORA | merged by rows | {len(_tested('test_merge', 'test_lora_parts', 'test_tied'))} tests, below |"]
+    for method, result in sorted(METHODS.items()):
+        compared = f"equal: {', '.join(cases.get(method, ()))}" if method in cases else "as MISS"
+        how = "merged by rows" if method in KINDS else "merged by PEFT, a whole weight at a time"
+        rows.append(
+            f"| {method} | {how if result == MERGED else 'refused'} | {compared if result == MERGED else result} |"
+        )
+    lines = [f"- {words}" for words in _tested("test_merge", "test_lora_parts", "test_tied", "test_adapters")]
+    heading = "\n\n## What the tests of LoRA and of several adapters say\n\n"
+    return MERGING + "\n".join(rows) + heading + "\n".join(lines) + "\n"
+
+
+def _tested(*files: str) -> list[str]:
+    """The tests of some files, as their names say them."""
+    trees = [ast.parse((ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")) for file in files]
+    functions = [node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [name.removeprefix("test_").replace("_", " ") for name in functions if name.startswith("test_")]
 
 
 def readme(text: str) -> str:
@@ -135,4 +179,5 @@ def _says(file: Path) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
+    (ROOT / "docs" / "merging.md").write_text(merging(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")

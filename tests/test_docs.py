@@ -133,6 +133,11 @@ def test_the_readmes_lists_are_fresh() -> None:
     assert text == runpy.run_path(str(ROOT / "docs" / "generate.py"))["readme"](text), "run: python docs/generate.py"
 
 
+def test_the_page_of_what_is_merged_is_fresh() -> None:
+    text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["merging"]()
+    assert (ROOT / "docs" / "merging.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
+
+
 def test_the_page_of_commands_is_fresh() -> None:
     text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["render"]()
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
