@@ -69,8 +69,8 @@ SIZES = {
 }
 
 
-def make_run(size: Size, folder: Path) -> Path:
-    """Write the base to ``folder/base`` and the adapter to ``folder/tune``, which is returned."""
+def make_run(size: Size, folder: Path, adapter: str = "lora") -> Path:
+    """Write the base to ``folder/base`` and the adapter, one of `ADAPTERS`, to ``folder/tune``, which is returned."""
     base, tune = folder / "base", folder / "tune"
     base.mkdir(parents=True)
     tune.mkdir()
@@ -80,18 +80,40 @@ def make_run(size: Size, folder: Path) -> Path:
     _write_shards(base, size.shapes(), halves)
     _write_json(base / "config.json", _config(size))
     _write_tokenizer(base)
-    layers = range(size.layers)
-    factors: dict[str, tuple[int, ...]] = {}
-    for layer, (name, (rows, columns)) in product(layers, size.linear().items()):
-        module = f"base_model.model.model.layers.{layer}.{name}"
-        factors |= {f"{module}.lora_A.weight": (RANK, columns), f"{module}.lora_B.weight": (rows, RANK)}
+    factors, fields = _adapter(size, adapter)
     _write_tensors(tune / "adapter_model.safetensors", factors, numbers, "F32")
-    modules = sorted({name.rpartition(".")[2] for name in size.linear()})
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none"}
-    _write_json(
-        tune / "adapter_config.json", config | {"target_modules": modules, "base_model_name_or_path": "../base"}
-    )
+    _write_json(tune / "adapter_config.json", config | fields | {"base_model_name_or_path": "../base"})
     return tune
+
+
+ADAPTERS = ("lora", "dora", "saved")
+"""LoRA on all linear layers; with DoRA, on the embedding too; with embedding and head trained as a whole."""
+
+
+def _adapter(size: Size, kind: str) -> tuple[dict[str, tuple[int, ...]], dict[str, object]]:
+    """An adapter's tensors and its configuration."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (name, (rows, columns)) in product(range(size.layers), size.linear().items()):
+        module = f"base_model.model.model.layers.{layer}.{name}"
+        shapes |= {f"{module}.lora_A.weight": (RANK, columns), f"{module}.lora_B.weight": (rows, RANK)}
+        if kind == "dora":
+            shapes[f"{module}.lora_magnitude_vector"] = (rows,)
+    modules = sorted({name.rpartition(".")[2] for name in size.linear()})
+    fields: dict[str, object] = {"target_modules": modules, "use_dora": kind == "dora"}
+    embedding = "base_model.model.model.embed_tokens"
+    if kind == "dora":
+        fields["target_modules"] = [*modules, "embed_tokens"]
+        shapes |= {
+            f"{embedding}.lora_embedding_A": (RANK, VOCABULARY),
+            f"{embedding}.lora_embedding_B": (size.hidden, RANK),
+        }
+        shapes[f"{embedding}.lora_magnitude_vector"] = (size.hidden,)
+    if kind == "saved":
+        fields["modules_to_save"] = ["embed_tokens", "lm_head"]
+        whole = (f"{embedding}.weight", "base_model.model.lm_head.weight")
+        shapes |= dict.fromkeys(whole, (VOCABULARY, size.hidden))
+    return shapes, fields
 
 
 def _write_shards(folder: Path, shapes: dict[str, tuple[int, ...]], halves: NDArray[np.uint16]) -> None:

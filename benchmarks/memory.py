@@ -1,6 +1,6 @@
 """How much memory does an export take, and does it write anything but its outputs?
 
-    python -m benchmarks.memory [--size 1.2b] [--out FILE.json]
+    python -m benchmarks.memory [--size 1.2b] [--adapter dora] [--out FILE.json]
 
 A random Llama with a LoRA is exported to several levels at once, unproved and unmeasured, in a process of its own.
 Every 20 ms the memory of that process and of its children is read from /proc (Linux). Anonymous memory is what a
@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.checkpoint import SIZES, make_run
+from benchmarks.checkpoint import ADAPTERS, SIZES, make_run
 
 EVERY = 0.02
 MIB = 1 << 20
@@ -36,6 +36,7 @@ def main() -> None:
     """Export once, print the peaks, and end with 1 where they are beyond the limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="1.2b")
+    parser.add_argument("--adapter", choices=ADAPTERS, default="lora")
     parser.add_argument("--levels", default="q4_k_m,q6_k,q8_0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scratch", type=Path, help="where the model and the outputs lie while it runs")
@@ -43,14 +44,20 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as place:
         folder = Path(place)
-        run = make_run(SIZES[arguments.size], folder)
+        run = make_run(SIZES[arguments.size], folder, arguments.adapter)
         outputs = folder / "out"
         outputs.mkdir()
         command = [sys.executable, "-m", "benchmarks.write", str(run), str(outputs), *arguments.levels.split(",")]
         peak, answer = watched([*command, "--threads", str(arguments.threads)])
         others = sorted(file.name for file in outputs.iterdir() if file.suffix != ".gguf")
     taken = json.loads(answer)
-    figures = {"size": arguments.size, "levels": arguments.levels, "threads": arguments.threads, "peak": asdict(peak)}
+    figures = {
+        "size": arguments.size,
+        "adapter": arguments.adapter,
+        "levels": arguments.levels,
+        "threads": arguments.threads,
+        "peak": asdict(peak),
+    }
     figures |= taken | {"files_beside_the_outputs": others}
     print(f"parameters             {taken['parameters']:>16,}")
     print(f"peak anonymous memory  {peak.anonymous / MIB:>12,.0f} MiB")

@@ -56,10 +56,10 @@ it is. stdout is the result (with `--json` one JSON document and nothing else), 
 MERGING = """# What is merged, and how that is known
 
 Made by `python docs/generate.py` from the methods' table (`exporter/merge/methods.py`) and the tests; a test keeps it
-fresh. *Equal* means: every weight of a tiny model is that of PEFT's `merge_and_unload` in float32, the difference 0 or at
-most 2^-22 of the larger of max|W| and max|delta|. Two notes: DoRA on an embedding takes lengths of columns over all
-tokens, which PEFT's float32 rounds more than ours (equal to PEFT in float64, within 2^-20 of PEFT in float32); PEFT's own
-merge is wrong for `layer_replication` and for one of two tied matrices, where the live adapter's logits decide.
+fresh. *Equal* means: every weight of a tiny model is that of PEFT's `merge_and_unload` in float32, the difference 0 or
+at most 2^-22 of the larger of max|W| and max|delta|. Two notes: DoRA on an embedding takes lengths of columns over all
+tokens, which PEFT's float32 rounds more than ours (equal to PEFT in float64, within 2^-20 of PEFT in float32); PEFT's
+own merge is wrong for `layer_replication` and for one of two tied matrices, where the live adapter's logits decide.
 
 | method | result | compared with PEFT, or why not |
 | --- | --- | --- |

@@ -27,7 +27,7 @@ from exporter.report import Document, write_report
 from exporter.report.compose import export_blocks, finished, level_block, nearest, new_document
 from exporter.report.grow import FILES, earlier_report, grown
 from exporter.run import Run, open_run
-from exporter.source import open_source
+from exporter.source import comparison_fields, open_source
 from exporter.tokenizer import find_tokenizer_files
 from exporter.verify import Options as Measuring
 from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
@@ -51,6 +51,7 @@ class Options:
     base_revision: str | None = None
     adapters: tuple[str, ...] = ()
     packing: str | None = None
+    qlora_base: str = "full"
     text: Path | None = None
     chunks: int | None = None
     mode: Literal["default", "llama.cpp"] = "default"
@@ -89,8 +90,8 @@ def export(
             checks = prove(run, plan, partial, _step("prove", progress))
             levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(partial)]
         fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
-        fields["folder"] = nearest(folder)
-        fields |= {"checks": checks, "levels": levels}
+        fields |= {"folder": nearest(folder), "checks": checks, "levels": levels}
+        fields |= comparison_fields(run, source, fields["warnings"], _step("compare", progress))
         document = _report(fields, earlier, folder)  # of what stands now, should the measuring be cut short
         if plan.reference:
             reference = apart[0] if apart else folder / plan.output(plan.reference).file
@@ -123,6 +124,7 @@ def opened(path: str, options: Options) -> tuple[Run, Merged]:
         base_revision=options.base_revision,
         adapters=options.adapters,
         packing=options.packing,
+        qlora_base=options.qlora_base,
     )
     return run, open_source(run)
 
@@ -278,7 +280,12 @@ def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, o
     replaced = {output.level for output in plan.outputs[: plan.levels]} if options.overwrite else set()
     report = earlier_report(
         folder,
-        {"base": hashes[run.base], "adapters": [hashes[adapter.folder] for adapter in run.adapters]},
+        {
+            "base": hashes[run.base],
+            "adapters": [[hashes[adapter.folder], adapter.weight] for adapter in run.adapters],
+            "moe_lora_layout": run.packing,
+            "qlora_base": run.rounded,
+        },
         asked,
         replaced=replaced,
     )

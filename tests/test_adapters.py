@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ from peft_cases import bases as peft_bases
 from peft_cases import train as train_other
 from tiny import make
 
-from exporter.errors import MergeError, RunError
+from exporter import Options, export, load_profile
+from exporter.errors import MergeError, OutputError, RunError
 from exporter.merge import Merged
 from exporter.run import open_run
 from exporter.source import open_source
@@ -144,3 +146,22 @@ def test_zero_products_among_others_are_named(llama: Path, tmp_path: Path) -> No
     assert zero == ["model.layers.1.self_attn.v_proj.weight"]
     with quiet():
         assert merged(load(llama), run)[zero[0]].equal(by_our_names(load(llama).state_dict())[zero[0]])
+
+
+def test_each_adapter_and_its_factor_are_in_the_report(llama: Path, tmp_path: Path) -> None:
+    one = train(load(llama), tmp_path / "one", target_modules=["q_proj"])
+    two = train_other(CASES["loha"], llama, tmp_path / "two")
+
+    def exported(quant: str, factor: str) -> dict[str, Any]:
+        options = Options(base=str(llama), adapters=(f"{two}:{factor}",), verify=False, threads=1)
+        document, _ = export(
+            str(one), [load_profile(quant)], tmp_path / "out", options=options, progress=lambda *_: None
+        )
+        return dict(document)
+
+    document = exported("q8_0", "0.5")
+    assert [(part["method"], part["weight"]) for part in document["run"]["adapters"]] == [("lora", 1.0), ("loha", 0.5)]
+    assert document["merge"]["used"] == document["merge"]["adapter_tensors"] == 4 + 6 * 4
+    assert any("LOHA is merged by PEFT" in note for note in document["run"]["notes"])
+    with pytest.raises(OutputError, match="holds q8_0 of another run, or of other files of this one"):
+        exported("q4_0", "0.25")

@@ -15,6 +15,7 @@ from adapters import (
     load,
     merged,
     one_thread,
+    quiet,
     source_of,
     store,
     train,
@@ -235,5 +236,42 @@ def test_one_name_that_no_rewrite_maps_is_refused(bases: dict[str, Path], tmp_pa
     stored = load_file(tmp_path / "adapter_model.safetensors")
     typed = {name.replace("layers.1.self_attn.q_proj", "layers.1.self_attn.q_prok"): t for name, t in stored.items()}
     store(tmp_path, dict.fromkeys(stored) | typed)
-    with pytest.raises(MergeError, match=r"has lora_A and lora_B of model\.layers\.1\.self_attn\.q_prok, but target_modules"):
+    with pytest.raises(
+        MergeError, match=r"has lora_A and lora_B of model\.layers\.1\.self_attn\.q_prok, but target_modules"
+    ):
         source_of(tmp_path, bases["llama"])
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_changed_the_base_is_exact_where_peft_converted_it(
+    start: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (seconds to import)
+
+    with quiet():
+        config = LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, init_lora_weights=start)
+        model = get_peft_model(load(bases["llama"]), config)
+        model.peft_config["default"].init_lora_weights = True
+        model.save_pretrained(tmp_path / "before")
+        model.peft_config["default"].init_lora_weights = start
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+        model.save_pretrained(tmp_path / "as-it-is")
+        model.save_pretrained(tmp_path / "run", path_initial_model_for_weight_conversion=str(tmp_path / "before"))
+        expected = by_our_names(model.merge_and_unload().state_dict())
+    with pytest.raises(MergeError, match=rf"'{start}', which changes the base weights.*path_initial_model"):
+        source_of(tmp_path / "as-it-is", bases["llama"])
+    # W - A0 B0 + A B there, W + (A B - A0 B0) here: one rounding more.
+    assert excess(bases["llama"], tmp_path / "run", expected) <= 8
+
+
+def test_a_layer_that_is_missing_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    train(load(bases["llama"]), tmp_path, target_modules=["q_proj", "v_proj"])
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    store(tmp_path, {name: None for name in stored if "layers.1.self_attn.v_proj" in name})
+    with pytest.raises(MergeError, match=r"no lora_A and lora_B of model\.layers\.1\.self_attn\.v_proj.*incomplete"):
+        source_of(tmp_path, bases["llama"])
+    change(tmp_path, layers_to_transform=[0, 1])
+    assert len(source_of(tmp_path, bases["llama"]).changes.by_weight) == 3

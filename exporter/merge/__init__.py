@@ -5,6 +5,7 @@ from exporter.merge.checks import check_copies, check_effect, check_fit, check_l
 from exporter.merge.experts import LAYOUTS, packing
 from exporter.merge.layer import Layer
 from exporter.merge.lora import KINDS
+from exporter.merge.resized import count_rows
 from exporter.merge.tied import base_is_tied, is_tied, share_origin
 from exporter.merge.values import Changes, Given
 from exporter.merge.view import Delta, Merged
@@ -23,6 +24,7 @@ __all__ = [
     "check_fit",
     "check_layers",
     "check_together",
+    "count_rows",
     "is_tied",
     "packing",
     "read_layer",

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from exporter.merge.peft_layers import Finished, PeftModules
     from exporter.source.files import TensorFiles
 
-SLICE = 4096
+SLICE = 1 << 20
+"""Numbers that are looked at together where a whole weight must be."""
 Below = Callable[[str, int, int], "torch.Tensor"]
 """Reads rows of a weight as they are without the adapter, those of a vector or a matrix that it has."""
 EVERYTHING = slice(None)
@@ -102,7 +103,8 @@ class Layer:
         """The lengths of all columns of a weight with its product added; read once, a slice at a time."""
         with self._lock:
             if change.weight not in self._lengths:
-                slices = (self._sum(change, below, i, min(i + SLICE, count)) for i in range(0, count, SLICE))
+                step = max(SLICE // len(self._sum(change, below, 0, 1)[0]), 1)
+                slices = (self._sum(change, below, i, min(i + step, count)) for i in range(0, count, step))
                 squares = sum(part.double().square().sum(dim=0) for part in slices)
                 self._lengths[change.weight] = cast("torch.Tensor", squares).sqrt().float()
             lengths: torch.Tensor = self._lengths[change.weight]

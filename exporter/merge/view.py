@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from converters.spec import EMBEDDING, HEAD
+from exporter.merge.resized import count_rows
 from exporter.merge.values import Changes
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from exporter.merge.layer import Layer
+    from exporter.vocabulary import Counts
 
 FEWEST_ROWS = 64
 """A product over fewer rows sums in another order than the whole matrix's (a one-row product is a dot product)."""
@@ -89,6 +91,13 @@ class Merged:
     def files(self) -> list["Path"]:
         """The base's files of tensors, in order."""
         return self._base.files()
+
+    def rows(self) -> "Counts":
+        """How many rows of vocabulary the base's embedding and head have, and what each adapter holds of them."""
+        stored = [layer.tensors.tensors.items() for layer in self.layers]
+        held = [{name: one.shape for name, one in tensors} for tensors in stored]
+        changes = [layer.changes for layer in self.layers]
+        return count_rows(self._stored, list(zip(changes, held, strict=True)), tied=self.tied)
 
     def stored(self) -> set[str]:
         """Our names of the weights the base's files hold."""

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporter.merge.coverage import Coverage, coverage, missed_experts
 from exporter.report.document import check_document
 from exporter.report.schema import SCHEMA, Document
 
@@ -28,7 +29,9 @@ def new_document(command: Sequence[str]) -> Fields:
 def export_blocks(run: "Run", source: "Merged", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
     """What only an export knows: the run, the merge, the warnings."""
     merge = merge_block(source) if run.adapters else None
-    return {"run": run_block(run, plan, hashes), "merge": merge, "warnings": list(plan.warnings)}
+    missed = missed_experts(_coverage(source)) if run.adapters else None
+    warnings = [*plan.warnings, *([missed] if missed else [])]
+    return {"run": run_block(run, plan, hashes), "merge": merge, "warnings": warnings}
 
 
 def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
@@ -43,6 +46,8 @@ def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
         "left_out": list(plan.left_out),
         "notes": list(plan.notes),
         "trainer_from": run.trainer_from,
+        "moe_lora_layout": run.packing,
+        "qlora_base": run.rounded,
         "dataset": {"name": run.dataset, "from": run.dataset_from} if run.dataset else None,
         "base": {"name": run.base_name, "path": nearest(run.base), "sha256": hashes[run.base]},
         "adapters": [
@@ -55,6 +60,7 @@ def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
             for adapter in run.adapters
         ],
         "tokenizer": plan.tokenizer.facts,
+        "vocabulary": plan.vocabulary.as_document(),
     }
 
 
@@ -76,7 +82,13 @@ def merge_block(source: "Merged") -> Fields:
         "unchanged": sorted(name for name, delta in deltas.items() if delta.change == 0),
         "largest_relative_delta": max((delta.relative for delta in deltas.values()), default=0.0),
         "head": "tied" if source.tied else "of its own",
+        "coverage": [asdict(row) for row in _coverage(source)],
     }
+
+
+def _coverage(source: "Merged") -> tuple[Coverage, ...]:
+    """Which kinds of weights were changed, once every row was read."""
+    return coverage(source.shapes(), [name for name, delta in source.deltas().items() if delta.change > 0])
 
 
 def level_block(plan: "Plan", k: int, sha256: str) -> Fields:

@@ -7,7 +7,7 @@ from typing import get_type_hints
 from exporter.report.blocks import Block, Cell, Code, Facts, Fold, Mark, Section, Table, Text
 from exporter.report.levels import level_sections
 from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
-from exporter.report.schema import Document, Level, RunFacts
+from exporter.report.schema import Coverage, Document, Level, RunFacts
 
 NOT_SAID = "not said"
 MODES = {
@@ -123,7 +123,16 @@ def _tokenizer(run: RunFacts | None) -> tuple[Block, ...]:
         for kind, token in (tokenizer.get("special") or {}).items()
     )
     table = Table(("Special token", "Text", "Id", "From"), rows, frozenset({2}))
-    return (Facts(facts), table) if rows else (Facts(facts),)
+    return (Facts(facts), *([table] if rows else []), *_vocabulary(run))
+
+
+def _vocabulary(run: RunFacts | None) -> tuple[Block, ...]:
+    """How many rows or tokens each part has, and what became of them."""
+    vocabulary = run.get("vocabulary") if run else None
+    if not vocabulary:
+        return ()
+    rows = tuple((name, count(number)) for name, number in vocabulary["rows"].items())
+    return (Table(("Vocabulary", "Rows"), rows, frozenset({1})), *(Text(rule) for rule in vocabulary["rules"]))
 
 
 def _merge(document: Document) -> tuple[Block, ...]:
@@ -142,7 +151,21 @@ def _merge(document: Document) -> tuple[Block, ...]:
                 ("Largest relative change of a weight, ‖Δ‖/‖W‖", (NOT_SAID if delta is None else plain(delta),)),
             )
         ),
+        *_coverage(merge.get("coverage") or []),
     )
+
+
+def _coverage(rows: list[Coverage]) -> tuple[Block, ...]:
+    """Which kinds of weights training changed, and in how many layers."""
+    cells = tuple(
+        (
+            Code(row["kind"]),
+            f"{count(row['changed'])} of {count(row['weights'])}",
+            f"{row.get('layers_changed')} of {row.get('layers')}" if row.get("layers") else "-",
+        )
+        for row in rows
+    )
+    return (Table(("Kind of weight", "Changed", "In layers"), cells, frozenset({1, 2})),) if cells else ()
 
 
 def _origin(document: Document) -> tuple[Block, ...]:

@@ -25,7 +25,7 @@ def earlier_report(
 
     Args:
         folder: the output folder.
-        inputs: the hashes of base and adapters, as in the report's ``run``.
+        inputs: what the weights are made of, as in the report's ``run``: hashes, factors, choices.
         asked: the fields of ``measured_on`` that the user fixed, and the kind of the reference.
         replaced: the levels that may be made again; empty: nothing may be overwritten.
 
@@ -41,8 +41,9 @@ def earlier_report(
     if not kept:
         return None
     run: Mapping[str, Any] = report.get("run") or {}
-    adapters = [adapter.get("sha256") for adapter in run.get("adapters") or []]
-    if {"base": (run.get("base") or {}).get("sha256"), "adapters": adapters} != inputs:
+    adapters = [[adapter.get("sha256"), adapter.get("weight")] for adapter in run.get("adapters") or []]
+    found = {"base": (run.get("base") or {}).get("sha256"), "adapters": adapters}
+    if found | {key: run.get(key) for key in inputs if key not in found} != inputs:
         raise OutputError(
             f"{folder}: holds {', '.join(kept)} of another run, or of other files of this one: report.json names "
             f"{run.get('path')}. Give another --out."

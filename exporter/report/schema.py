@@ -49,6 +49,13 @@ class TokenizerFacts(TypedDict):
     chat_template: NotRequired[str | None]
 
 
+class Vocabulary(TypedDict):
+    """How many rows or tokens each part has, by what it is, and what the rules make of it."""
+
+    rows: dict[str, int]
+    rules: list[str]
+
+
 class RunFacts(TypedDict):
     """What was exported."""
 
@@ -63,8 +70,20 @@ class RunFacts(TypedDict):
     trainer_from: NotRequired[str | None]
     dataset: NotRequired[dict[str, str] | None]
     tokenizer: NotRequired[TokenizerFacts | None]
+    vocabulary: NotRequired[Vocabulary | None]
     base: NotRequired[Weights | None]
     adapters: NotRequired[list[Adapter] | None]
+
+
+class Coverage(TypedDict):
+    """Weights of one kind, in all layers: how many of them, and of the layers that have them, training changed."""
+
+    kind: str
+    changed: int
+    weights: int
+    layers_changed: NotRequired[int | None]
+    layers: NotRequired[int | None]
+    experts: NotRequired[bool | None]
 
 
 class MergeTotals(TypedDict):
@@ -75,6 +94,7 @@ class MergeTotals(TypedDict):
     weights_changed: NotRequired[int | None]
     unchanged: NotRequired[list[str] | None]
     largest_relative_delta: NotRequired[float | None]
+    coverage: NotRequired[list[Coverage] | None]
 
 
 class Check(TypedDict):
