@@ -1,11 +1,11 @@
-"""What a run is, in plain words and as a document; reads headers and the tokenizer only."""
+"""What a run is, in plain words and as a document; reads headers and the tokenizer, of a QLoRA run weights too."""
 
 from pathlib import Path
 from typing import Any, Unpack
 
 from exporter.plan import Wishes, build
 from exporter.run import Asked, Run, open_run
-from exporter.source import open_source
+from exporter.source import comparison_fields, open_source
 
 WIDE = 100
 """Characters from which on a list has a line for each entry."""
@@ -18,7 +18,7 @@ def inspect_run(path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
     plan = build(run, [], source, Wishes(measured=False))
     shapes = source.shapes()
     embedding = shapes["model.embed_tokens.weight"]
-    return {
+    facts = {
         "path": str(run.path),
         "weights": str(run.folder),
         "kind": run.kind,
@@ -32,6 +32,7 @@ def inspect_run(path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
         "layers": run.config["num_hidden_layers"],
         "embedding": " x ".join(map(str, embedding)),
         "head": "the embedding again" if source.tied else "a tensor of its own",
+        "vocabulary": plan.vocabulary.as_document(),
         "adapters": [_adapter(run, k, len(layer.changes.by_weight)) for k, layer in enumerate(source.layers)],
         "adapter_tensors": source.changes.tensors,
         "left_out": [*source.left_out, *source.changes.left_out],
@@ -40,6 +41,7 @@ def inspect_run(path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
         "notes": list(plan.notes),
         "warnings": list(plan.warnings),
     }
+    return facts | comparison_fields(run, source, plan.warnings)
 
 
 def _adapter(run: Run, k: int, weights: int) -> dict[str, Any]:
@@ -75,8 +77,8 @@ def render(facts: dict[str, Any]) -> str:
 def _lines(name: str, value: object, indent: str = "") -> list[str]:
     """A fact's lines; none for an empty list."""
     match value:
-        case {"id": token, "text": text, "source": source}:
-            return [f"{indent}{name}: {token} {text} ({source})"]
+        case dict() if line := _in_one_line(name, value):
+            return [indent + line]
         case dict():
             inner = [line for key, one in value.items() for line in _lines(key.replace("_", " "), one, indent + "  ")]
             return [f"{indent}{name}:", *inner] if inner else []
@@ -88,6 +90,17 @@ def _lines(name: str, value: object, indent: str = "") -> list[str]:
             return []
         case _:
             return [f"{indent}{name}: {_word(value)}"]
+
+
+def _in_one_line(name: str, value: dict[str, object]) -> str | None:
+    """A fact of several fields that a reader would have in one line; None for every other."""
+    match value:
+        case {"id": token, "text": text, "source": source}:
+            return f"{name}: {token} {text} ({source})"
+        case {"layer": layer, "delta": float(delta), "error": float(error)}:
+            ratio = f"{error / delta:.3g} times" if delta else "more than"
+            return f"layer {layer}: rounding to 4 bits took {error:.4g}, {ratio} what training added, {delta:.4g}"
+    return None
 
 
 def _word(value: object) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,15 +86,24 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
     With --out, config, tokenizer and weights in the base's own names and layout. With --check, how much every weight
     changed, and whether PEFT's own layers make the same of a sample of modules.
     """
-    from exporter.cli.merging import check_run, merge_run  # noqa: PLC0415  (slow to import)
+    from exporter.checkpoint import Wish, write_checkpoint  # noqa: PLC0415  (slow to import)
+    from exporter.merge_check import check_merge, require_passed  # noqa: PLC0415
+    from exporter.merge_check.show import render, render_written  # noqa: PLC0415
+    from exporter.pipeline import opened  # noqa: PLC0415
 
     if check is (out is not None):
         raise click.UsageError("Give either --out DIR or --check.")
     with Steps(quiet=asked["quiet"]) as steps:
-        show = (
-            check_run(run, options(asked), steps) if out is None else merge_run(run, out, dtype, options(asked), steps)
-        )
-    show(asked["as_json"])
+        of, source = opened(run, options(asked))
+        if out is None:
+            document = check_merge(of, source, partial(steps, "check"))
+        else:
+            wish = Wish(dtype, overwrite=asked["overwrite"], scratch=asked["scratch"])
+            document = write_checkpoint(of, source, out, wish, progress=partial(steps, "write"))
+    text = render(document) if check else render_written(document)
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if asked["as_json"] else text)
+    if check:
+        require_passed(document)
 
 
 @cli.command()

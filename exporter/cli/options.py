@@ -49,6 +49,13 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         type=click.Choice(["rank_major", "grouped_by_expert"]),
         help="How lora_B of fused experts is packed, where the adapter does not say.",
     ),
+    "qlora_base": click.option(
+        "--qlora-base",
+        type=click.Choice(["full", "nf4"]),
+        default="full",
+        show_default=True,
+        help="Lay a QLoRA adapter over the 16-bit base, or over its 4-bit round trip, as in training.",
+    ),
     "text": click.option("--text", type=FILE, metavar="FILE", help="Evaluation text; without it one that comes along."),
     "chunks": click.option(
         "--chunks", type=click.IntRange(1), metavar="N", help="At most so many windows of 512 tokens (default 40)."
@@ -73,7 +80,7 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
 }
 
 
-RUN = ("base", "base_revision", "revision", "adapter", "moe_lora_layout")
+RUN = ("base", "base_revision", "revision", "adapter", "moe_lora_layout", "qlora_base")
 """What says more of a RUN."""
 
 
@@ -98,6 +105,7 @@ def options(asked: Mapping[str, Any]) -> "Options":
         base_revision=asked.get("base_revision"),
         adapters=tuple(asked.get("adapters") or ()),
         packing=asked.get("packing"),
+        qlora_base=asked.get("qlora_base") or "full",
         text=asked.get("text"),
         chunks=asked.get("chunks"),
         mode=asked.get("compat") or "default",

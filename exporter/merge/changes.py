@@ -10,6 +10,7 @@ from exporter.merge.keys import WHOLE, in_peft_form, part_of
 from exporter.merge.lora import check_layer, check_target, rank_and_scale, token_ids
 from exporter.merge.values import Added, Change, Changes, Factors, Given, Tokens
 
+LAID = {"tokens", "base"}  # rows trained alone, and the resized matrix that they are laid over
 PAIR = 2  # tensors of LoRA, and sides of a matrix
 Slots = dict[str, dict[str, str]]
 """Our name of a weight (or what the adapter calls a fused parameter) -> part of its change -> tensor of the adapter."""
@@ -63,7 +64,7 @@ def _changes(weight: str, names: Mapping[str, str], given: Given, modules: Mappi
     """The changes that an adapter's tensors of one place make together; MergeError where they contradict each other."""
     whole = [names[part] for part in ("saved", "copy", "base") if part in names]
     parts = {part: name for part, name in names.items() if part not in WHOLE.values()}
-    if ("base" in names and len(whole) > 1) or (parts and "copy" in names) or ("tokens" in parts and len(names) > 1):
+    if ("base" in names and len(whole) > 1) or (parts and "copy" in names) or ("tokens" in parts and set(names) - LAID):
         raise MergeError(f"{given.path}: {weight} has two tensors for one place: {' and '.join(names.values())}.")
     if not whole and "original" in names:
         raise MergeError(
@@ -92,13 +93,16 @@ def _changes(weight: str, names: Mapping[str, str], given: Given, modules: Mappi
 
 
 def _tokens(weight: str, name: str, module: str, given: Given) -> Tokens:
-    """Rows trained alone; MergeError where the file and the config do not tell of the same."""
+    """Rows trained alone; MergeError where the file and the config do not tell of the same.
+
+    Whether the matrix has these rows is for the vocabulary's ledger, for training may have resized it.
+    """
     ids = token_ids(given.config, module, given.path)
     base = given.base.get(weight) or given.base[EMBEDDING]
-    if given.shapes[name] != (len(ids), base[1]) or (ids and not 0 <= min(ids) <= max(ids) < base[0]):
+    if given.shapes[name] != (len(ids), base[1]) or min(ids, default=0) < 0:
         raise MergeError(
-            f"{given.path}: {name} is {list(given.shapes[name])}, adapter_config.json names {len(ids)} tokens up to "
-            f"{max(ids, default=0)}, {weight} is {list(base)}. The files are of different runs."
+            f"{given.path}: {name} is {list(given.shapes[name])}, adapter_config.json names {len(ids)} tokens from "
+            f"{min(ids, default=0)} on, {weight} is {list(base)}. The files are of different runs."
         )
     return Tokens(name, ids)
 

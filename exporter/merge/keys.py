@@ -27,7 +27,13 @@ PARTS = {
 }
 # The same for whole tensors that PEFT saves of a module. With save_embedding_layers, or a resized vocabulary, it saves
 # all that its wrappers hold.
-WHOLE = {"": "saved", ".modules_to_save": "copy", ".base_layer": "base", ".original_module": "original"}
+WHOLE = {
+    "": "saved",
+    ".modules_to_save": "copy",
+    ".token_adapter.base_layer": "base",
+    ".base_layer": "base",
+    ".original_module": "original",
+}
 LAYERS = "base_layer."
 
 

@@ -15,6 +15,7 @@ READ = {
     "init_lora_weights", "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
     "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
     "revision", "runtime_config", "target_modules", "task_type", "use_rslora", "eva_config", "loftq_config",
+    "corda_config", "lora_ga_config",
     # PEFT sets it to false itself on linear layers, and all weights of our families are linear or embeddings.
     "fan_in_fan_out",
     "layer_replication", "lora_B_layout", "lora_bias", "target_parameters", "token_indices", "trainable_token_indices",
@@ -33,10 +34,15 @@ def check_config(config: Mapping[str, object], path: Path) -> None:
     """Refuse, by name, what LoRA can be beside what is merged here. MergeError says what was found."""
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
+        advice = (
+            "Save the base as training had it (the base weights before merging), set init_lora_weights to true, and "
+            "give that base with --base"
+            if start == "loftq"
+            else "Convert it to plain LoRA with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
+        )
         raise MergeError(
             f"{path}: init_lora_weights is {start!r}, which changes the base weights when training begins, so the "
-            "adapter does not fit the base as published. Convert it to plain LoRA with PEFT "
-            "(save_pretrained with path_initial_model_for_weight_conversion)."
+            f"adapter does not fit the base as published. {advice}."
         )
     for name, value in config.items():
         if name not in READ and value:
@@ -63,7 +69,10 @@ def token_ids(config: Mapping[str, object], module: str, path: Path) -> tuple[in
     """The rows of a module that were trained alone. MergeError where the config does not list them."""
     listed = config.get("trainable_token_indices", config.get("token_indices"))
     if isinstance(listed, Mapping):
-        listed = next((ids for name, ids in listed.items() if f".{module}".endswith(f".{name}")), None)
+        # A tied head is trained, and saved, with the embedding, which alone is named.
+        modules = (module, re.sub(r"\blm_head$", "embed_tokens", module))
+        found = (ids for one in modules for name, ids in listed.items() if f".{one}".endswith(f".{name}"))
+        listed = next(found, None)
     if not isinstance(listed, list) or not all(type(one) is int for one in listed) or len(set(listed)) < len(listed):
         raise MergeError(
             f"{path}: has trained tokens of {module}, and adapter_config.json (trainable_token_indices) lists "

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.merge.values import Change, Changes, Factors
+from exporter.merge.values import Change, Changes, Factors, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def is_tied(changes: Changes, adapter: "TensorFiles") -> bool:
         embedding.whole is None
         and head.whole is None
         and (
-            embedding.tokens == head.tokens
+            _trained_alike(embedding.tokens, head.tokens, adapter)
             and _replaced_alike(embedding, head, adapter)
             and _added_alike(embedding.factors, head.factors, adapter)
         )
@@ -80,6 +80,13 @@ def _replaced_alike(one: Change, other: Change, adapter: "TensorFiles") -> bool:
     if one.replaced_by is None or other.replaced_by is None:
         return one.replaced_by is other.replaced_by
     return equal_tensors(one.replaced_by, other.replaced_by, adapter)
+
+
+def _trained_alike(one: Tokens | None, other: Tokens | None, adapter: "TensorFiles") -> bool:
+    """Whether no rows were trained alone, or the same of both, and equally."""
+    if one is None or other is None:
+        return one is other
+    return one.ids == other.ids and equal_tensors(one.rows, other.rows, adapter)
 
 
 def _added_alike(embedding: Factors | None, head: Factors | None, adapter: "TensorFiles") -> bool:

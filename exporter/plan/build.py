@@ -1,7 +1,7 @@
 """Every decision of an export, in one value."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from converters.spec import EMBEDDING, Config
@@ -11,11 +11,13 @@ from exporter.plan.metadata import Identity, general, identify, of_model
 from exporter.plan.tensors import Tensor, lay_out
 from exporter.plan.values import Job, Output, Plan, Value, padded, row_bytes
 from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
-from exporter.tokenizer import read_tokenizer
+from exporter.tokenizer import count_tokens, find_tokenizer_files, read_files, read_tokenizer
+from exporter.vocabulary import Ledger, check, weigh
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
     from exporter.run import Run
+    from exporter.tokenizer.files import TokenizerFiles
 
 UNQUANTIZED = ("f32", "f16", "bf16")
 
@@ -40,7 +42,9 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     shapes = source.shapes()
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors = lay_out(run.family, config, shapes)
-    tokenizer = read_tokenizer(run.tokenizer_files, config, shapes[EMBEDDING][0], run.family.tokens)
+    files = read_files(run.tokenizer_files)
+    ledger = _vocabulary(run, source, files)
+    tokenizer = read_tokenizer(files, config, shapes[EMBEDDING][0], run.family.tokens)
     reference = _reference(profiles, source.dtypes()) if wishes.measured else None
     apart = {reference} - {profile.name for profile in profiles} - {None}
     everything = [*profiles, *(load_profile(str(name)) for name in apart)]
@@ -62,8 +66,21 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         notes=(*run.notes, *source.notes),
         warnings=(*run.warnings, *tokenizer.warnings),
         tokenizer=tokenizer,
+        vocabulary=ledger,
     )
     return plan if wishes.fallbacks else _without_fallbacks(plan)
+
+
+def _vocabulary(run: "Run", source: "Merged", files: "TokenizerFiles") -> Ledger:
+    """The vocabulary's ledger. MergeError or TokenizerError where its rules refuse the run."""
+    counts = source.rows()
+    base = find_tokenizer_files(run.base) if run.adapters else None
+    size = run.config.get("vocab_size")
+    own = not run.adapters or run.tokenizer_files["tokenizer.json"].parent != run.base
+    tokens = replace(count_tokens(files, counts.rows, base), own=own)
+    ledger = weigh(replace(counts, tokens=tokens, config=size if isinstance(size, int) else None))
+    check(ledger, run.path)
+    return ledger
 
 
 def _reference(profiles: Sequence[Profile], dtypes: set[str]) -> str:

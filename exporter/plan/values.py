@@ -8,6 +8,7 @@ import numpy as np
 
 from exporter.profiles import Choice
 from exporter.tokenizer import Tokenizer
+from exporter.vocabulary import Ledger
 
 Value = bool | int | np.int32 | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 """A metadata value: an int is stored as UINT32, a numpy.int32 as INT32, a float as FLOAT32, a tuple as an array (of
@@ -90,6 +91,7 @@ class Plan:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     tokenizer: Tokenizer = field(repr=False)
+    vocabulary: Ledger = field(repr=False)
 
     def output(self, level: str) -> Output:
         """The output of a level."""

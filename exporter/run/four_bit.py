@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -19,8 +20,9 @@ KINDS = ("nf4", "fp4")
 CARD = re.compile(r"`bitsandbytes` quantization config was used during training:\s*\n((?:\s*- \w+:.*\n?)+)")
 """What PEFT writes into a model card: its ``create_or_update_model_card``."""
 WORDS = re.compile(r"(?<![\w/-])qlora(?![\w/-])|load_in_4bit[\"']?\s*[:=]\s*true", re.IGNORECASE)
-DYNAMIC = re.compile(r"unsloth-(?:dynamic-)?bnb-4bit$", re.IGNORECASE)
+DYNAMIC = re.compile(r"-(?:unsloth|dynamic)-bnb-4bit$", re.IGNORECASE)
 """Unsloth's names of repositories whose config.json lists modules that stay in 16 bits."""
+NAME = re.compile(r"[\w.-]+")
 NO = ("false", "no", "off", "0", "none", "null", "")
 TRANSFORMERS = re.compile(r"^- Transformers:? (\d+)\.", re.MULTILINE)
 """A line under "Framework versions", which the Trainer writes into a model card."""
@@ -45,11 +47,8 @@ def lay_over(run: Run, qlora_base: str) -> Run:
         )
     settings = said or FourBit()
     if settings.unknown is not None:
-        raise RunError(f"{run.path}: {settings.unknown} Without --qlora-base the adapter is laid over the 16-bit base.")
-    if settings.kind not in KINDS:
         raise RunError(
-            f"{run.path}: {settings.said_by} says that the base was quantized as {settings.kind!r:.40}; known are "
-            f"{' and '.join(KINDS)}. Leave --qlora-base out, or correct the file."
+            f"{run.path}: {settings.unknown} Without --qlora-base nf4 the adapter is laid over the 16-bit base."
         )
     return replace(run, four_bit=settings, qlora_base=qlora_base, notes=(*run.notes, _note(settings)))
 
@@ -60,14 +59,29 @@ def read_four_bit(run: Run) -> FourBit | None:
         return None
     given = run.path if is_folder(expanded(run.path)) else run.folder
     found = places(given, run.folder)
-    said = next((*_in_configs(found), *_in_cards(found), *_in_yamls(found), *_in_names(run), *_in_words(found)), None)
-    return None if said is None else replace(said, transformers=_version(found))
+    ways = (_in_configs((*found, run.base)), _in_cards(found), _in_yamls(found), _in_names(run), _in_words(found))
+    said = next(chain.from_iterable(ways), None)
+    if said is None:
+        return None
+    return replace(said, transformers=_version(found), unknown=said.unknown or _not_followed(said))
+
+
+def _not_followed(said: FourBit) -> str | None:
+    """Why settings cannot be followed here, as a sentence; None where they can."""
+    if said.kind not in KINDS:
+        return f"{said.said_by} says that the base was quantized as {said.kind!r:.40}; known are {' and '.join(KINDS)}."
+    odd = next((name for name in said.skipped or () if not NAME.fullmatch(name)), None)
+    if odd is not None:
+        return f"{said.said_by} lists {odd!r:.60} among the modules that stayed in 16 bits, which is no plain name."
+    return None
 
 
 def _note(settings: FourBit) -> str:
     """The note on how the base is rounded, and whose settings these are."""
     nested = "nested" if settings.nested else "plain"
-    whose = f"as {settings.said_by} says" if settings.said_by else "QLoRA's own settings, for no file of the run has any"
+    whose = (
+        f"as {settings.said_by} says" if settings.said_by else "QLoRA's own settings, for no file of the run has any"
+    )
     return (
         f"the adapter is laid over the base as rounded for training: {settings.kind} in blocks of 64 of the weights as "
         f"they are stored, {nested} scales ({whose})"
@@ -75,15 +89,16 @@ def _note(settings: FourBit) -> str:
 
 
 def _in_configs(found: tuple[Path, ...]) -> Iterator[FourBit]:
-    """By a config.json beside the adapter, as Axolotl writes it."""
-    for place in found:
-        settings = read_json(place / "config.json").get("quantization_config") if _is_there(place) else None
-        if isinstance(settings, dict) and (one := _of_fields(settings, "config.json")):
+    """By a config.json beside the adapter, as Axolotl writes it, or the base's."""
+    for file in (place / "config.json" for place in found if (place / "config.json").is_file()):
+        settings = read_json(file).get("quantization_config")
+        if isinstance(settings, dict) and (one := _of_fields(settings, _called(file))):
             yield one
 
 
-def _is_there(place: Path) -> bool:
-    return (place / "config.json").is_file()
+def _called(file: Path) -> str:
+    """A file with its folder, as a message has it."""
+    return f"{file.parent.name}/{file.name}"
 
 
 def _in_cards(found: tuple[Path, ...]) -> Iterator[FourBit]:

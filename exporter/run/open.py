@@ -11,6 +11,7 @@ from exporter.errors import RunError
 from exporter.run.adapter import more_adapters, own_adapter, replication
 from exporter.run.base import Base, check_bases, find_base
 from exporter.run.folder import places, weights_folder
+from exporter.run.four_bit import lay_over
 from exporter.run.hub import expanded, is_folder, resolve
 from exporter.run.traces import read_traces
 from exporter.run.values import Asked, Run
@@ -36,7 +37,7 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
     layers = replication([*own, *more], stored.get("num_hidden_layers"))
     family = _family(stored, found.folder)
     config, warnings = complete(_with_layers(stored, layers, found.folder), family, found.folder / "config.json")
-    return Run(
+    run = Run(
         path=named,
         folder=folder,
         kind="lora" if own or more else "full" if traces.trained else "checkpoint",
@@ -56,6 +57,7 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
         packing=asked.get("packing"),
         layers=layers,
     )
+    return lay_over(run, asked.get("qlora_base", "full"))
 
 
 def _with_layers(config: Mapping[str, object], layers: tuple[int, ...] | None, where: Path) -> dict[str, object]:

@@ -19,7 +19,8 @@ class Asked(TypedDict, total=False):
 
     ``base`` is a folder or Hub id in place of the base that the adapter names; ``revision`` and ``base_revision`` are
     the Hub's of run and base; ``adapters`` are more of them on top, each ``DIR[:WEIGHT]``; ``packing`` says how lora_B
-    of fused experts is packed where the adapter does not.
+    of fused experts is packed where the adapter does not; ``qlora_base``, ``full`` or ``nf4``, what a QLoRA adapter is
+    laid over.
     """
 
     base: str | None
@@ -27,6 +28,7 @@ class Asked(TypedDict, total=False):
     base_revision: str | None
     adapters: Sequence[str]
     packing: str | None
+    qlora_base: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,26 @@ class Adapter:
     weights: Path
     weight: float = 1.0
     """The factor of its changes."""
+
+
+@dataclass(frozen=True)
+class FourBit:
+    """How bitsandbytes quantized a base for training; without more said, as QLoRA does (arXiv:2305.14314)."""
+
+    kind: str = "nf4"
+    """``nf4`` or ``fp4``."""
+    nested: bool = True
+    """Whether the blocks' scales are quantized too (double quantization)."""
+    skipped: tuple[str, ...] | None = None
+    """The modules that stayed in 16 bits; None: the head, as transformers decides."""
+    said_by: str | None = None
+    """The file whose settings these are; None: QLoRA's own."""
+    because: str | None = None
+    """The file that says that training was in 4 bits at all."""
+    unknown: str | None = None
+    """Why the base cannot be rounded here as it was for training: a sentence; None where it can."""
+    transformers: int | None = None
+    """The major version of transformers that the run names."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,15 @@ class Run:
     """Which of the base's layers each layer is, where training repeated some."""
     base_from: str | None = None
     """What named the base: ``--base``, or a file; None for a run that is its own base."""
+    four_bit: FourBit | None = None
+    """How the base was quantized for training; None where nothing says that it was, and nobody asked."""
+    qlora_base: str = "full"
+    """What the adapter is laid over: ``full``, the base as stored, or ``nf4``, rounded as ``four_bit`` says."""
+
+    @property
+    def rounded(self) -> str | None:
+        """What the base is rounded to before an adapter is laid over it, as a report has it; None: to nothing."""
+        return None if self.qlora_base == "full" else self.qlora_base
 
     @property
     def name(self) -> str:

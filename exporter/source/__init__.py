@@ -14,6 +14,7 @@ from exporter.merge import (
     check_fit,
     check_layers,
     check_together,
+    count_rows,
     is_tied,
     packing,
     read_layer,
@@ -22,15 +23,17 @@ from exporter.merge import (
 from exporter.source.checkpoint import open_checkpoint
 from exporter.source.files import open_file, open_model
 from exporter.source.names import our_name, our_parts
+from exporter.source.qlora import comparison_fields, round_trip
 from exporter.source.quantized import dequantized
 from exporter.source.replicated import Replicated
+from exporter.vocabulary import check, weigh
 
 if TYPE_CHECKING:
     from exporter.merge import Changes, Layer
     from exporter.merge.view import Base
     from exporter.run import Adapter, Run
 
-__all__ = ["open_source"]
+__all__ = ["comparison_fields", "open_source"]
 
 
 def open_source(run: "Run") -> Merged:
@@ -39,7 +42,7 @@ def open_source(run: "Run") -> Merged:
     SourceError for files that are incomplete or tensors without a place; MergeError for an adapter that does not fit.
     """
     files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
-    stored = open_checkpoint(files, run.family, str(run.base))
+    stored = round_trip(open_checkpoint(files, run.family, str(run.base)), run)
     base = stored if run.layers is None else Replicated(stored, run.layers)
     if EMBEDDING not in base.shapes():
         raise SourceError(
@@ -77,6 +80,8 @@ def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Laye
         _check_ensured(layer.changes, adapter)
     if tied:
         layer.changes = share_origin(layer.changes)
+    rows = count_rows(base.shapes(), [(layer.changes, shapes)], tied=tied and is_tied(layer.changes, tensors))
+    check(weigh(rows), adapter.weights)
     check_fit(layer.changes, shapes, base.shapes(), adapter)
     check_layers(layer.changes, base.shapes(), adapter)
     check_effect(layer.changes, tensors, adapter.weights)
@@ -106,13 +111,6 @@ def _check_head(source: Merged, run: "Run") -> None:
         raise SourceError(
             f"{run.base}: holds no {HEAD}, and config.json says that it is not the embedding (tie_word_embeddings is "
             "false). The checkpoint is incomplete: save it again with its head."
-        )
-    shapes = source.shapes()
-    if run.adapters and shapes.get(HEAD, shapes[EMBEDDING]) != shapes[EMBEDDING]:
-        raise MergeError(
-            f"{run.adapters[0].weights}: the embedding is {list(shapes[EMBEDDING])}, the head {list(shapes[HEAD])}: "
-            "the vocabulary was resized, and only one of the two was saved. Save the adapter again with "
-            "save_embedding_layers=True, or with both in modules_to_save."
         )
     if not source.tied and run.family.head == "never":
         raise MergeError(

@@ -1,8 +1,8 @@
 """A base as QLoRA's training saw it: linear weights rounded to 4 bits and back (bitsandbytes), by rows, in float32.
 
-What is done is what the portable kernels of bitsandbytes 0.50 do, and the GPU's: every number goes to the nearest
-entry of a table, scaled by its block. Its C kernel for the CPU looks the scales' entries up in a coarser table, so one
-scale in about 600 is the neighbour there.
+What is done is what the portable kernels of bitsandbytes 0.50 do, bit for bit: every number goes to the nearest value
+of a table, scaled by its block. (Its C kernel for the CPU finds the scales' values by a coarser search: one in about
+600 is the neighbour there.)
 """
 
 import threading
@@ -26,9 +26,34 @@ BLOCK, NESTED_BLOCK = 64, 256
 """Numbers that share a scale, and scales that share one where they are quantized too (QLoRA, arXiv:2305.14314, 3)."""
 SMALLEST = 1e-38
 """In place of a block's largest number where that is zero."""
+CELLS = 512
+"""In a unit: a power of two, so that only adding one rounds; the middles of FP4, and of NF4, lie further apart."""
 SLICE = 1 << 21
 KEPT = 1 << 25
 """Bytes of quantized scales that are kept: those of some two thousand million numbers."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The values of a type of few bits, float32, rising from about -1 to 1, and the middles between neighbours.
+
+    Of a type whose middles lie apart, also for each cell of [-1, 1] how many lie below it, and the next one: in a cell
+    is one at most, and finding a number's cell is many times faster than a search.
+    """
+
+    values: "torch.Tensor"
+    middles: "torch.Tensor"
+    below: "torch.Tensor | None" = None
+    next: "torch.Tensor | None" = None
+
+    def nearest(self, numbers: "torch.Tensor") -> "torch.Tensor":
+        """The place of the nearest value for each number of [-1, 1], int32; of the lower one where it is midway."""
+        import torch  # noqa: PLC0415  (slow to import)
+
+        if self.below is None or self.next is None:
+            return torch.bucketize(numbers, self.middles, out_int32=True)
+        cells = numbers.add(1).mul_(CELLS).to(torch.int32).clamp_(0, 2 * CELLS)  # NaN has a cell too
+        return self.below.index_select(0, cells).add_(numbers > self.next.index_select(0, cells))
 
 
 @dataclass(frozen=True)
@@ -45,7 +70,7 @@ class Scales:
 
         which = torch.arange(blocks.start, blocks.stop) // NESTED_BLOCK
         codes = self.codes[blocks.start : blocks.stop].to(torch.int32)
-        return _dynamic()[codes] * self.maxima[which] + self.mean
+        return dynamic().values[codes] * self.maxima[which] + self.mean
 
 
 class RoundTrip:
@@ -89,10 +114,11 @@ class RoundTrip:
         before = begin * columns
         values = self._base.read(name, begin, end).reshape(-1)
         values = values[blocks.start * BLOCK - before : blocks.stop * BLOCK - before]
-        table = _table(self._settings.kind)
-        codes, maxima = nearest(values, table, BLOCK)
+        table = table_of(self._settings.kind)
+        codes, maxima = quantized(values, table, BLOCK)
         scales = self._nested(name).of(blocks) if self._settings.nested else maxima
-        made = torch.nn.functional.pad(table[codes], (0, -len(codes) % BLOCK)).view(-1, BLOCK)
+        made = table.values.index_select(0, codes)
+        made = torch.nn.functional.pad(made, (0, -len(made) % BLOCK)).view(-1, BLOCK)
         made = made.mul_(scales[:, None]).view(-1)
         return made[first - blocks.start * BLOCK : last - blocks.start * BLOCK].view(-1, columns)
 
@@ -100,7 +126,7 @@ class RoundTrip:
         """A weight's quantized scales: they need the mean of all, so the weight is read once, a slice at a time."""
         with self._lock:
             if name not in self._scales:
-                self._scales[name] = _quantized(self._maxima(name))
+                self._scales[name] = _nested(self._maxima(name))
                 while len(self._scales) > 1 and sum(one.codes.nbytes for one in self._scales.values()) > KEPT:
                     self._scales.popitem(last=False)
             self._scales.move_to_end(name)
@@ -116,16 +142,16 @@ class RoundTrip:
         return torch.cat([_largest(self._base.read(name, i, min(i + step, rows)).reshape(-1), BLOCK) for i in starts])
 
 
-def nearest(values: "torch.Tensor", table: "torch.Tensor", block: int) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """The nearest entry of a table for each number over its block's largest one, and these largest ones.
+def quantized(values: "torch.Tensor", table: Table, block: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The place in a table of each number over its block's largest one, and these largest ones.
 
     Args:
         values: (n,), float32, from the beginning of a block on; the last block may be short.
-        table: float32, rising, from -1 to 1.
+        table: the values of the type.
         block: how many numbers share a scale.
 
     Returns:
-        (n,), int32, and (n / block, rounded up), float32. A number midway between two entries goes to the lower one.
+        (n,), int32, and (n / block, rounded up), float32.
     """
     import torch  # noqa: PLC0415  (slow to import)
 
@@ -135,7 +161,7 @@ def nearest(values: "torch.Tensor", table: "torch.Tensor", block: int) -> tuple[
     scaled = (whole * (1.0 / maxima[: len(whole)].clamp(min=SMALLEST))[:, None]).view(-1)
     if short:  # divided, where whole blocks are multiplied by the reciprocal
         scaled = torch.cat((scaled, values[-short:] / maxima[-1]))
-    return torch.bucketize(scaled.clamp_(-1, 1), (table[:-1] + table[1:]) / 2, out_int32=True), maxima
+    return table.nearest(scaled.clamp_(-1, 1)), maxima
 
 
 def _largest(values: "torch.Tensor", block: int) -> "torch.Tensor":
@@ -147,36 +173,41 @@ def _largest(values: "torch.Tensor", block: int) -> "torch.Tensor":
     return torch.cat((largest, values[-short:].abs().max().clamp(min=SMALLEST)[None])) if short else largest
 
 
-def _quantized(maxima: "torch.Tensor") -> Scales:
+def _nested(maxima: "torch.Tensor") -> Scales:
     """Scales as nested statistics: less their mean, to 8 bits."""
     import torch  # noqa: PLC0415
 
     # bitsandbytes' own mean in float32; of two equal rows, since torch splits one long row among its threads, and a sum
     # in another order may round otherwise.
     mean = torch.stack((maxima, maxima)).mean(1)[0]
-    codes, largest = nearest(maxima - mean, _dynamic(), NESTED_BLOCK)
+    codes, largest = quantized(maxima - mean, dynamic(), NESTED_BLOCK)
     return Scales(codes.to(torch.uint8), largest, mean)
 
 
 @cache
-def _table(kind: str) -> "torch.Tensor":
+def table_of(kind: str) -> Table:
     """The values of 4 bits, rising; which bits stand for which does not matter here."""
     import torch  # noqa: PLC0415
 
-    return torch.tensor(sorted(TABLES[kind]))
+    values = torch.tensor(sorted(TABLES[kind]))
+    middles = (values[:-1] + values[1:]) / 2
+    edges = torch.arange(2 * CELLS + 1) / CELLS - 1
+    below = torch.bucketize(edges, middles, out_int32=True)
+    return Table(values, middles, below, torch.cat((middles, torch.tensor([torch.inf])))[below])
 
 
 @cache
-def _dynamic() -> "torch.Tensor":
-    """The 256 values of the signed dynamic 8-bit type, rising (arXiv:1511.04561; arXiv:2110.02861, 2.2).
+def dynamic() -> Table:
+    """The 256 values of the signed dynamic 8-bit type (arXiv:1511.04561; arXiv:2110.02861, 2.2).
 
     0, 1, and for each power 10^-6 to 10^0, of either sign, the middles of 2^0 to 2^6 equal parts of [0.1, 1] times it.
     """
     import torch  # noqa: PLC0415
 
-    values = [0.0, 1.0]
+    listed = [0.0, 1.0]
     for power in range(7):
         edges = torch.linspace(0.1, 1, 2**power + 1)
-        middles = (edges[:-1] + edges[1:]) / 2
-        values += [value for sign in (1, -1) for value in (sign * 10 ** (power - 6) * middles).tolist()]
-    return torch.tensor(sorted(values))
+        parts = (edges[:-1] + edges[1:]) / 2
+        listed += [value for sign in (1, -1) for value in (sign * 10 ** (power - 6) * parts).tolist()]
+    values = torch.tensor(sorted(listed))
+    return Table(values, (values[:-1] + values[1:]) / 2)

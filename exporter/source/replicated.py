@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from exporter.source.checkpoint import Checkpoint
+    from exporter.merge.view import Base
 
 LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
 
@@ -16,7 +16,7 @@ LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
 class Replicated:
     """A checkpoint by other layers' names: layer k is the base's layer ``layers[k]``."""
 
-    def __init__(self, base: "Checkpoint", layers: tuple[int, ...]) -> None:
+    def __init__(self, base: "Base", layers: tuple[int, ...]) -> None:
         self._base = base
         self._names: dict[str, str] = {}
         for name in base.shapes():

@@ -5,11 +5,13 @@ The token ids that llama.cpp then makes are those of tokenizer.json: `sample` ho
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.errors import TokenizerError
 from exporter.tokenizer import spm, template
+from exporter.tokenizer.count import count
 from exporter.tokenizer.describe import describe
 from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
 from exporter.tokenizer.pre import ASCII_CASE, normalizes, pre_tokenizer
@@ -25,12 +27,13 @@ from exporter.tokenizer.special import (
 from exporter.tokenizer.vocab import Vocabulary, fit, read_vocabulary, tokens_and_types
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from converters.spec import Tokens
+    from exporter.vocabulary import Tokens as Tally
 
-__all__ = ["Tokenizer", "find_tokenizer_files", "read_tokenizer"]
+__all__ = ["Tokenizer", "count_tokens", "find_tokenizer_files", "read_files", "read_tokenizer"]
 
 GGML = "tokenizer.ggml."
 NFC_WARNING = "The tokenizer normalizes to NFC, llama.cpp does not: 'e\\u0301' gives other ids than 'é'."
@@ -62,12 +65,17 @@ class Tokenizer:
 
 
 def read_tokenizer(
-    files: Mapping[str, Path], config: Mapping[str, object], rows: int, facts: Tokens, *, pre: str | None = None
+    files: Mapping[str, Path] | TokenizerFiles,
+    config: Mapping[str, object],
+    rows: int,
+    facts: Tokens,
+    *,
+    pre: str | None = None,
 ) -> Tokenizer:
     """Read a run's tokenizer.
 
     Args:
-        files: File name -> path, as `find_tokenizer_files` returns them.
+        files: File name -> path, as `find_tokenizer_files` returns them; or what `read_files` made of that.
         config: config.json, as transformers spells its keys.
         rows: Rows of the finished embedding: so many tokens are written.
         facts: What the family knows.
@@ -76,17 +84,35 @@ def read_tokenizer(
     Raises:
         TokenizerError: The tokenizer cannot be expressed in GGUF.
     """
-    read = read_files(files)
-    try:
+    read = files if isinstance(files, TokenizerFiles) else read_files(files)
+    with _as_saved(read):
         made = _read_tokenizer(read, config, rows, facts, pre=pre)
         for value in made.metadata.values():
             _ = "".join(map(str, value)).encode() if isinstance(value, tuple) else str(value).encode()
+    return made
+
+
+def count_tokens(files: TokenizerFiles, rows: int, base: Mapping[str, Path] | None) -> Tally:
+    """Count a run's tokens against ``rows`` of embedding; ``base`` are the files of what an adapter was trained on.
+
+    Raises:
+        TokenizerError: The files are not as they are saved.
+    """
+    with _as_saved(files):
+        _check_model(files)
+        return count(files, rows, base)
+
+
+@contextmanager
+def _as_saved(read: TokenizerFiles) -> Iterator[None]:
+    """Say of whatever files raise that are not as they are saved: TokenizerError."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise TokenizerError(
-            f"{', '.join(files)}: one of these files is not as tokenizers are saved ({type(error).__name__}: {error}). "
-            "Save the tokenizer again with transformers, or take the base's files."
+            f"{', '.join(read.names)}: one of these files is not as tokenizers are saved "
+            f"({type(error).__name__}: {error}). Save the tokenizer again with transformers, or take the base's files."
         ) from error
-    return made
 
 
 def _read_tokenizer(

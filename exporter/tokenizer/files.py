@@ -31,6 +31,7 @@ class TokenizerFiles:
     templates: Mapping[str, str] = field(default_factory=dict)  # name -> Jinja text; the one used is "default"
     template_source: str | None = None  # the file that the default template comes from
     model: Path | None = None  # tokenizer.model, which only SentencePiece tokenizers have
+    names: tuple[str, ...] = ()  # of all files, for messages
 
 
 def find_tokenizer_files(run: Path, base: Path | None = None) -> dict[str, Path]:
@@ -81,6 +82,7 @@ def read_files(files: Mapping[str, Path]) -> TokenizerFiles:
         templates=templates,
         template_source=source,
         model=files.get("tokenizer.model"),
+        names=tuple(files),
     )
 
 

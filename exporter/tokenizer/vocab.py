@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import TokenizerError
@@ -41,6 +41,7 @@ class Vocabulary:
     added: Mapping[int, AddedToken]
     named: frozenset[str]  # texts that a *_token entry or a list of special tokens names
     warnings: tuple[str, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)  # "pad_token" -> its text, as chat templates know it
 
     def text(self, token: int) -> str | None:
         """Return the token's text as the model's files spell it, or None where the id is free."""
@@ -79,7 +80,7 @@ def read_vocabulary(files: TokenizerFiles) -> Vocabulary:
                 f"Token {token} is {known.text!r} in tokenizer.json and {candidate.text!r} in {candidate.source}. "
                 "Which one the model was trained with cannot be seen: correct one of the two files."
             )
-    return Vocabulary(base, added, named, tuple(warnings))
+    return Vocabulary(base, added, named, tuple(warnings), _roles(files))
 
 
 def token_type(token: AddedToken, named: frozenset[str], templates: Mapping[str, str]) -> int:
@@ -103,21 +104,34 @@ def looks_special(text: str) -> bool:
     return fixed or any(text.startswith(start) and text.endswith(end) for start, end in pairs)
 
 
+def beyond(vocabulary: Vocabulary, rows: int, templates: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]:
+    """The tokens without a row in the embedding: those that are needed, and those whose absence loses nothing.
+
+    A special token that no chat template uses is not needed: it is never read, unless somebody writes it out.
+    """
+    ids = (*vocabulary.base, *vocabulary.added)
+    found = {token: vocabulary.text(token) or "" for token in ids if token >= rows}
+    droppable = {
+        token: added.text
+        for token, added in vocabulary.added.items()
+        if token >= rows and added.special and not in_a_template(added.text, vocabulary, templates)
+    }
+    return {token: text for token, text in found.items() if token not in droppable}, droppable
+
+
+def in_a_template(text: str, vocabulary: Vocabulary, templates: Mapping[str, str]) -> bool:
+    """Whether a chat template writes a token, by its text or by a name such as ``pad_token``."""
+    names = (text, *(name for name, named in vocabulary.roles.items() if named == text))
+    return any(name in template for name in names for template in templates.values())
+
+
 def fit(vocabulary: Vocabulary, rows: int, templates: Mapping[str, str]) -> Vocabulary:
     """Leave out the added tokens that have no row in the embedding, where that loses nothing.
 
     Raises:
         TokenizerError: A token with an id of ``rows`` or more is needed.
     """
-    beyond = {token: vocabulary.text(token) for token in (*vocabulary.base, *vocabulary.added) if token >= rows}
-    if not beyond:
-        return vocabulary
-    droppable = {
-        token: added.text
-        for token, added in vocabulary.added.items()
-        if token >= rows and added.special and not any(added.text in template for template in templates.values())
-    }
-    needed = {token: text for token, text in beyond.items() if token not in droppable}
+    needed, droppable = beyond(vocabulary, rows, templates)
     if needed:
         token, text = min(needed.items())
         raise TokenizerError(
@@ -125,6 +139,8 @@ def fit(vocabulary: Vocabulary, rows: int, templates: Mapping[str, str]) -> Voca
             f"the embedding has {rows} rows. Tokens were added without resizing the model, or its embedding was not "
             "saved: export a run that holds the resized embedding, or take the tokens out of the tokenizer files."
         )
+    if not droppable:
+        return vocabulary
     names = ", ".join(f"{text!r} ({token})" for token, text in sorted(droppable.items())[:5])
     return replace(
         vocabulary,
@@ -194,6 +210,12 @@ def _named(files: TokenizerFiles) -> frozenset[str]:
             values += list(extra.values()) if isinstance(extra, dict) else list(extra)
         found |= {text for value in values if (text := content(value))}
     return frozenset(found)
+
+
+def _roles(files: TokenizerFiles) -> dict[str, str]:
+    """Return each name that ends in ``_token`` with the text it names; tokenizer_config.json's word counts."""
+    both = dict(files.special_map) | dict(files.config)
+    return {name: text for name, value in both.items() if name.endswith("_token") and (text := content(value))}
 
 
 def content(value: object) -> str | None:

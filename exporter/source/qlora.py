@@ -1,0 +1,154 @@
+"""QLoRA's base: which weights training saw in 4 bits, the base rounded so, and what the rounding cost."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from converters.spec import EMBEDDING, HEAD
+from exporter.errors import MergeError
+from exporter.merge.qlora import by_layer, warning
+from exporter.source.checkpoint import open_checkpoint
+from exporter.source.files import FLOATS, open_file, open_model
+from exporter.source.nf4 import BLOCK, SLICE, RoundTrip
+from exporter.source.quantized import dequantized
+
+if TYPE_CHECKING:
+    from exporter.merge import Merged
+    from exporter.run import Run
+    from exporter.source.checkpoint import Checkpoint
+
+EXPERT = re.compile(r"\.experts\.\d+\.")
+ROUTER = re.compile(r"\.(?:block_sparse_moe|mlp)\.gate\.weight")
+Progress = Callable[[int, int], None]
+MATRIX = 2
+FUSED = 5
+"""The version of transformers from which on experts and routers are no linear modules, so bitsandbytes leaves them."""
+PREFIXES = ("", "language_model.", "model.language_model.")
+"""What may stand before a module's name, or in place of its ``model.``, where the model is a part of a larger one."""
+
+
+def round_trip(base: "Checkpoint", run: "Run") -> "Checkpoint | RoundTrip":
+    """The base as the run's adapter is to be laid over it: as it is, or rounded to 4 bits and back.
+
+    MergeError for a base that is stored quantized, or whose experts may or may not have been quantized in training.
+    """
+    if run.qlora_base == "full" or run.four_bit is None:
+        return base
+    stored = sorted(base.dtypes() - set(FLOATS))
+    if stored:
+        raise MergeError(
+            f"{run.base}: the base is itself stored quantized ({stored[0]}): it is what training saw already, or "
+            "training saw something else. Leave --qlora-base out, or give the 16-bit model with --base."
+        )
+    names, undecided = quantized(base.shapes(), run)
+    if undecided:
+        raise MergeError(
+            f"{run.path}: whether training saw {min(undecided)} in 4 bits is not known: experts and routers are linear "
+            f"modules, which bitsandbytes quantizes, only before transformers {FUSED}, and from there on "
+            "llm_int8_skip_modules is read otherwise. Leave --qlora-base out, or write the version of the training "
+            "into the run's README.md, as a line such as '- Transformers 4.57.1'."
+        )
+    return RoundTrip(base, names, run.four_bit)
+
+
+def quantized(shapes: Mapping[str, tuple[int, ...]], run: "Run") -> tuple[frozenset[str], frozenset[str]]:
+    """Our names of the weights that bitsandbytes quantized in training, and of those of which that is not known.
+
+    They are all linear modules but those that are left out; which are any, and left out, depends on transformers.
+    """
+    settings = run.four_bit
+    version = settings.transformers if settings is not None else None
+    skipped = settings.skipped if settings is not None else None
+    matrices = [name for name, shape in shapes.items() if len(shape) == MATRIX and name.endswith(".weight")]
+    of_experts = {name for name in matrices if EXPERT.search(name) or ROUTER.search(name)}
+    linear = _experts_are_linear(run) if of_experts else True
+    found: dict[bool | None, set[str]] = {True: set(), False: set(), None: set()}
+    for name in matrices:
+        stays = _is_skipped(name, skipped, version)
+        is_linear = linear if name in of_experts else name != EMBEDDING
+        known = False if stays or is_linear is False else None if stays is None or is_linear is None else True
+        found[known].add(name)
+    return frozenset(found[True]), frozenset(found[None])
+
+
+def comparison_fields(
+    run: "Run", source: "Merged", warnings: Sequence[str], progress: Progress | None = None
+) -> dict[str, object]:
+    """What rounding to 4 bits took, against what LoRA added, by layer: a report's ``qlora``, and all its warnings.
+
+    Nothing where the run says nothing of 4 bits, or its base is itself stored quantized. Else the changed weights are
+    read, some megabytes at a time: twice, and as often again where their deltas are not known yet.
+    """
+    if run.four_bit is None:
+        return {}
+    block = {"base": run.qlora_base, "settings": run.four_bit.said_by or "QLoRA's own"}
+    why = run.four_bit.unknown or (None if run.layers is None else "the adapter repeats layers (layer_replication).")
+    if why is not None:
+        return {"qlora": block | {"not_compared": why}}
+    files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
+    base = open_checkpoint(files, run.family, str(run.base))
+    if not base.dtypes() <= set(FLOATS):
+        return {}
+    trip = RoundTrip(base, quantized(base.shapes(), run)[0], run.four_bit)
+    layers = by_layer(_norms(trip, base, source, progress))
+    said = warning(layers, over=run.qlora_base)
+    rows = [{"layer": one.layer, "weights": one.weights, "delta": one.delta, "error": one.error} for one in layers]
+    return {"qlora": block | {"layers": rows}, "warnings": [*warnings, *([said] if said else [])]}
+
+
+def _norms(
+    trip: RoundTrip, base: "Checkpoint", source: "Merged", progress: Progress | None
+) -> Iterator[tuple[str, float, float]]:
+    """Name, ‖Δ‖ and ‖NF4(W) - W‖ (Frobenius) of each quantized weight to which a product was added."""
+    changes, shapes, known = source.changes.by_weight, base.shapes(), source.deltas()
+    changed = [name for name in shapes if name in trip.quantized and name in changes and changes[name].factors]
+    squares = dict.fromkeys(changed, 0.0)
+    for k, name in enumerate(changed):
+        for rows in _slices(shapes[name]):
+            squares[name] += float((trip.read(name, *rows) - base.read(name, *rows)).norm()) ** 2
+            if name not in known:
+                source.read(name, *rows)
+        if progress is not None:
+            progress(k + 1, len(changed))
+    deltas = source.deltas()
+    return ((name, deltas[name].change ** 0.5, square**0.5) for name, square in squares.items())
+
+
+def _slices(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """First row and the one behind the last of each slice of whole blocks; a short rest goes with the one before."""
+    rows, columns = shape
+    step = max(SLICE // columns // BLOCK, 1) * BLOCK
+    starts = list(range(0, max(rows - BLOCK + 1, 1), step))
+    return list(zip(starts, [*starts[1:], rows], strict=True))
+
+
+def _is_skipped(name: str, skipped: tuple[str, ...] | None, version: int | None) -> bool | None:
+    """Whether a weight's module stayed in 16 bits: the head, or one that the settings list; None: not known.
+
+    An entry of the list is, in transformers 4, a module's name, or any part of one inside it, with a dot behind; since
+    then (``should_convert_module``) the beginning of a module's name up to a dot, or its ending.
+    """
+    if skipped is None:
+        return name == HEAD
+    module = name.removesuffix(".weight")
+    spelled = {prefix + one for prefix in PREFIXES for one in (module, module.removeprefix("model."))}
+    pairs = [(one, entry) for one in spelled for entry in skipped]
+    before = any(one == entry or f"{entry}." in one for one, entry in pairs)
+    since = any(f"{one}.".startswith(f"{entry}.") or one.endswith(entry) for one, entry in pairs)
+    if before != since and version is None:
+        return None
+    return since if version is None or version >= FUSED else before
+
+
+def _experts_are_linear(run: "Run") -> bool | None:
+    """Whether experts were linear modules in training, which they are before transformers 5; None: not known.
+
+    By the adapters: their tensors are of experts one by one, or of fused parameters; else by the version in the card.
+    """
+    for adapter in run.adapters:
+        if adapter.config.get("target_parameters"):
+            return False
+        if any(EXPERT.search(name) for name in open_file(adapter.weights, integers=True).tensors):
+            return True
+    version = run.four_bit.transformers if run.four_bit is not None else None
+    return None if version is None else version < FUSED
