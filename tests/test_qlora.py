@@ -78,6 +78,7 @@ def test_scales_are_made_again_where_none_are_kept(monkeypatch: pytest.MonkeyPat
     base: Any = SimpleNamespace(shapes=lambda: dict.fromkeys("xy", (96, 200)), read=read, left_out=())
     monkeypatch.setattr(nf4, "KEPT", 1)
     monkeypatch.setattr(nf4, "SLICE", 1)  # a pre-pass in slices of 64 rows
+    monkeypatch.setattr(nf4, "PIECE", 1)
     view = RoundTrip(base, {"x", "y"}, FourBit())
     for rows in ((0, 40), (40, 96)):
         assert view.read("x", *rows).equal(whole[slice(*rows)])

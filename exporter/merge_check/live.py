@@ -52,6 +52,12 @@ def needed(laid: Laid, weight: str) -> tuple[str, ...]:
     return (weight, bias.weight) if bias is not None and both else (weight,)
 
 
+def in_double(laid: Laid, weight: str) -> bool:
+    """Whether PEFT's layer is made in float64: DoRA on an embedding, whose lengths are sums over all tokens."""
+    factors = laid.layer.changes.by_weight[weight].factors
+    return factors is not None and factors.turned and factors.magnitude is not None
+
+
 def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
     """What PEFT makes of a changed weight, and of those that one layer holds with it, in float32.
 
@@ -89,9 +95,7 @@ def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -
     config = _config(laid.adapter)
     config.target_modules = {module}
     bias = before[name].clone() if added is not None else None
-    if factors.turned and factors.magnitude is not None:  # lengths over all tokens: float32 is not exact enough
-        base = base.double()
-    model = _wrapped(module, around(module, base.clone(), bias), config)
+    model = _wrapped(module, around(module, base.double() if in_double(laid, weight) else base.clone(), bias), config)
     form = "lora_embedding_{}" if factors.turned else "lora_{}.weight"
     tensors = {form.format("A"): factors.a, form.format("B"): factors.b, "lora_magnitude_vector": factors.magnitude}
     tensors |= {"lora_B.bias": added.vector if added else None}

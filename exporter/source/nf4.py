@@ -28,7 +28,10 @@ SMALLEST = 1e-38
 """In place of a block's largest number where that is zero."""
 CELLS = 512
 """In a unit: a power of two, so that only adding one rounds; the middles of FP4, and of NF4, lie further apart."""
-SLICE = 1 << 21
+SLICE = 1 << 19
+"""Numbers that are read at once where a whole weight is."""
+PIECE = 1 << 11
+"""Blocks that are rounded at once: half a megabyte in float32, which stays in a core's cache."""
 KEPT = 1 << 25
 """Bytes of quantized scales that are kept: those of some two thousand million numbers."""
 
@@ -104,8 +107,6 @@ class RoundTrip:
         """
         if name not in self.quantized or stop <= start:
             return self._base.read(name, start, stop)
-        import torch  # noqa: PLC0415  (slow to import)
-
         rows, columns = self._shapes[name]
         first, last = start * columns, min(stop, rows) * columns
         blocks = range(first // BLOCK, -(-last // BLOCK))
@@ -114,12 +115,8 @@ class RoundTrip:
         before = begin * columns
         values = self._base.read(name, begin, end).reshape(-1)
         values = values[blocks.start * BLOCK - before : blocks.stop * BLOCK - before]
-        table = table_of(self._settings.kind)
-        codes, maxima = quantized(values, table, BLOCK)
-        scales = self._nested(name).of(blocks) if self._settings.nested else maxima
-        made = table.values.index_select(0, codes)
-        made = torch.nn.functional.pad(made, (0, -len(made) % BLOCK)).view(-1, BLOCK)
-        made = made.mul_(scales[:, None]).view(-1)
+        scales = self._nested(name).of(blocks) if self._settings.nested else None
+        made = rounded(values, table_of(self._settings.kind), scales)
         return made[first - blocks.start * BLOCK : last - blocks.start * BLOCK].view(-1, columns)
 
     def _nested(self, name: str) -> Scales:
@@ -138,8 +135,34 @@ class RoundTrip:
 
         rows, columns = self._shapes[name]
         step = max(SLICE // columns // BLOCK, 1) * BLOCK  # whole blocks
-        starts = range(0, rows, step)
-        return torch.cat([_largest(self._base.read(name, i, min(i + step, rows)).reshape(-1), BLOCK) for i in starts])
+        maxima = torch.empty(-(-rows * columns // BLOCK))
+        for start in range(0, rows, step):
+            part = _largest(self._base.read(name, start, min(start + step, rows)).reshape(-1), BLOCK)
+            first = start * columns // BLOCK
+            maxima[first : first + len(part)] = part
+        return maxima
+
+
+def rounded(values: "torch.Tensor", table: Table, scales: "torch.Tensor | None") -> "torch.Tensor":
+    """Numbers quantized and dequantized, with their blocks' own scales where none are given.
+
+    Args:
+        values: (n,), float32, from the beginning of a block on; the last block may be short.
+        table: the values of the type.
+        scales: one for each block, or None.
+
+    Returns:
+        (n,), float32; besides it, some megabytes are used, however long it is.
+    """
+    import torch  # noqa: PLC0415  (slow to import)
+
+    made = torch.zeros(-(-len(values) // BLOCK), BLOCK)
+    for first in range(0, len(made), PIECE):
+        codes, maxima = quantized(values[first * BLOCK : (first + PIECE) * BLOCK], table, BLOCK)
+        piece = made[first : first + PIECE]
+        torch.index_select(table.values, 0, codes, out=piece.view(-1)[: len(codes)])
+        piece.mul_((maxima if scales is None else scales[first : first + PIECE])[:, None])
+    return made.view(-1)[: len(values)]
 
 
 def quantized(values: "torch.Tensor", table: Table, block: int) -> tuple["torch.Tensor", "torch.Tensor"]:
@@ -179,9 +202,13 @@ def _nested(maxima: "torch.Tensor") -> Scales:
 
     # bitsandbytes' own mean in float32; of two equal rows, since torch splits one long row among its threads, and a sum
     # in another order may round otherwise.
-    mean = torch.stack((maxima, maxima)).mean(1)[0]
-    codes, largest = quantized(maxima - mean, dynamic(), NESTED_BLOCK)
-    return Scales(codes.to(torch.uint8), largest, mean)
+    mean = maxima.expand(2, -1).mean(1)[0]
+    codes = torch.empty(len(maxima), dtype=torch.uint8)
+    largest = torch.empty(-(-len(maxima) // NESTED_BLOCK))
+    for first in range(0, len(largest), PIECE):
+        some = slice(first * NESTED_BLOCK, (first + PIECE) * NESTED_BLOCK)
+        codes[some], largest[first : first + PIECE] = quantized(maxima[some] - mean, dynamic(), NESTED_BLOCK)
+    return Scales(codes, largest, mean)
 
 
 @cache
