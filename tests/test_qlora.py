@@ -23,6 +23,7 @@ from exporter.inspect import inspect_run, render
 from exporter.merge.qlora import LayerError, by_layer, warning
 from exporter.pipeline import Options, export
 from exporter.profiles import load_profile
+from exporter.report.numbers import plain
 from exporter.run import open_run
 from exporter.run.values import FourBit
 from exporter.source import nf4, open_source
@@ -451,6 +452,10 @@ def test_report(lora: Path, base: Path, tmp_path: Path) -> None:
     facts = inspect_run(str(lora))
     assert document["qlora"] == facts["qlora"]
     assert [one for one in document["warnings"] if one.startswith("QLoRA")]
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "the base in 16 bits" in page
+    (layer,) = facts["qlora"]["layers"]
+    assert f"| 0 | 1 | {plain(layer['error'])} | {plain(layer['delta'])} |" in page
     rounded = Options(**options, qlora_base="nf4")
     with pytest.raises(OutputError, match="of another run"):
         export(str(lora), [load_profile("q4_0")], out, options=rounded, progress=lambda *_: None)

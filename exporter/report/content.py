@@ -36,6 +36,7 @@ def sections(document: Document) -> list[Section]:
         Section("Run", _run(document.get("run"))),
         Section("Tokenizer", _tokenizer(document.get("run"))),
         Section("Merge", _merge(document)),
+        Section("Base in 4 bits", _qlora(document)),
         Section("This report", _origin(document)),
         Section("Further fields", _further(document)),
     ]
@@ -166,6 +167,33 @@ def _coverage(rows: list[Coverage]) -> tuple[Block, ...]:
         for row in rows
     )
     return (Table(("Kind of weight", "Changed", "In layers"), cells, frozenset({1, 2})),) if cells else ()
+
+
+def _qlora(document: Document) -> tuple[Block, ...]:
+    """What training saw of the base, what the adapter was laid over, and by layer what rounding and training did."""
+    qlora = document.get("qlora")
+    if not qlora:
+        return ()
+    laid_over = "the base as rounded for training" if qlora["base"] == "nf4" else "the base in 16 bits"
+    facts: list[tuple[str, tuple[Cell, ...]]] = [
+        ("Training in 4 bits is said by", (qlora["because"],)),
+        ("Settings of the rounding", (qlora["settings"],)),
+        ("The adapter is laid over", (laid_over,)),
+    ]
+    if qlora.get("not_compared"):
+        facts.append(("Not compared", (qlora.get("not_compared") or "",)))
+    rows = tuple(
+        (
+            row["layer"],
+            count(row["weights"]),
+            plain(row["error"]),
+            plain(row["delta"]),
+            plain(row["error"] / row["delta"]) if row["delta"] else "-",
+        )
+        for row in qlora.get("layers") or ()
+    )
+    names = ("Layer", "Trained weights", "Rounding, ‖Q(W) - W‖", "Training, ‖Δ‖", "Ratio")
+    return (Facts(tuple(facts)), *([Table(names, rows, frozenset({1, 2, 3, 4}))] if rows else []))
 
 
 def _origin(document: Document) -> tuple[Block, ...]:

@@ -75,6 +75,25 @@ class RunFacts(TypedDict):
     adapters: NotRequired[list[Adapter] | None]
 
 
+class LayerRounded(TypedDict):
+    """Frobenius norms over a layer's trained weights: of what training added, of what rounding to 4 bits took."""
+
+    layer: str
+    weights: int
+    delta: float
+    error: float
+
+
+class Qlora(TypedDict):
+    """A run in 4 bits: what its adapter is laid over, which file says so, whose settings round the base, the cost."""
+
+    base: str
+    because: str
+    settings: str
+    layers: NotRequired[list[LayerRounded] | None]
+    not_compared: NotRequired[str | None]
+
+
 class Coverage(TypedDict):
     """Weights of one kind, in all layers: how many of them, and of the layers that have them, training changed."""
 
@@ -224,6 +243,7 @@ class Document(TypedDict):
     command: list[str]
     run: NotRequired[RunFacts | None]
     merge: NotRequired[MergeTotals | None]
+    qlora: NotRequired[Qlora | None]
     checks: NotRequired[list[Check] | None]
     measured_on: NotRequired[MeasuredOn | None]
     reference: NotRequired[Reference | None]

@@ -81,19 +81,24 @@ def comparison_fields(
     """
     if run.four_bit is None:
         return {}
-    block = {"base": run.qlora_base, "settings": run.four_bit.said_by or "QLoRA's own"}
-    why = run.four_bit.unknown or (None if run.layers is None else "the adapter repeats layers (layer_replication).")
+    said = run.four_bit
+    block = {
+        "base": run.qlora_base,
+        "because": said.because or "--qlora-base",
+        "settings": said.said_by or "QLoRA's own",
+    }
+    why = said.unknown or (None if run.layers is None else "the adapter repeats layers (layer_replication).")
     if why is not None:
         return {"qlora": block | {"not_compared": why}}
     files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
     base = open_checkpoint(files, run.family, str(run.base))
     if not base.dtypes() <= set(FLOATS):
         return {}
-    trip = RoundTrip(base, quantized(base.shapes(), run)[0], run.four_bit)
+    trip = RoundTrip(base, quantized(base.shapes(), run)[0], said)
     layers = by_layer(_norms(trip, base, source, progress))
-    said = warning(layers, over=run.qlora_base)
+    new = warning(layers, over=run.qlora_base)
     rows = [{"layer": one.layer, "weights": one.weights, "delta": one.delta, "error": one.error} for one in layers]
-    return {"qlora": block | {"layers": rows}, "warnings": [*warnings, *([said] if said else [])]}
+    return {"qlora": block | {"layers": rows}, "warnings": [*warnings, *([new] if new else [])]}
 
 
 def _norms(
