@@ -21,6 +21,7 @@ README = ROOT / "README.md"
 DATA = {
     "quant_profiles": "one TOML file for each level",
     "tests/reference/golden": "what llama.cpp's converter made of the tiny models",
+    "tests/reference/nf4": "weights that bitsandbytes rounded to 4 bits, and a live QLoRA model's logits",
     "tests/reference/quantized": "weights quantized by other libraries, and what these make of them",
     "tests/reference/perplexity": "two tiny GGUF files, and what llama-perplexity printed of them",
     "examples/folio-4m": "the example's base model, trained by train.py",
