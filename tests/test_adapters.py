@@ -24,6 +24,7 @@ from exported import change_json
 from peft_cases import CASES, IDS, adapters, by_peft
 from peft_cases import bases as peft_bases
 from peft_cases import train as train_other
+from safetensors.torch import load_file
 from tiny import make
 
 from exporter import Options, export, load_profile
@@ -165,3 +166,63 @@ def test_each_adapter_and_its_factor_are_in_the_report(llama: Path, tmp_path: Pa
     assert any("LOHA is merged by PEFT" in note for note in document["run"]["notes"])
     with pytest.raises(OutputError, match="holds q8_0 of another run, or of other files of this one"):
         exported("q4_0", "0.25")
+
+
+EMBEDDED = (
+    ("llama", {"target_modules": ["embed_tokens"]}, {"target_modules": ["embed_tokens", "q_proj"]}),
+    ("llama", {"target_modules": ["lm_head"]}, {"target_modules": ["lm_head"]}),
+    ("qwen2", {"target_modules": ["embed_tokens"]}, {"target_modules": ["lm_head"]}),
+)
+
+
+@pytest.mark.parametrize(("name", "first", "second"), EMBEDDED)
+def test_two_adapters_of_an_embedding_add_up(
+    name: str, first: dict[str, Any], second: dict[str, Any], tmp_path: Path
+) -> None:
+    base = make(name, tmp_path / "base")
+    one, two = train(load(base), tmp_path / "one", **first), train(load(base), tmp_path / "two", **second)
+    found = finished(view(one, base, f"{two}:-0.5"))
+    before = by_our_names(load(base, untied=True).state_dict())
+    expected = {key: tensor.double() for key, tensor in before.items()}
+    for adapter, weight in ((one, 1.0), (two, -0.5)):
+        for key, tensor in merged(load(base, untied=True), adapter).items():
+            expected[key] = expected[key] + weight * (tensor.double() - before[key].double())
+    assert largest_excess(found, {key: tensor.float() for key, tensor in expected.items()}, before) <= 4
+
+
+@pytest.mark.parametrize(
+    ("taken", "message"),
+    [
+        ("layers.1.self_attn.q_proj", r"no tensors of model\.layers\.1\.self_attn\.q_proj"),
+        (".v_proj.", "holds nothing of v_proj, which target_modules"),
+    ],
+)
+@pytest.mark.parametrize("method", ["loha", "lokr"])
+def test_an_incomplete_adapter_of_any_method_is_refused(
+    method: str, taken: str, message: str, request: pytest.FixtureRequest
+) -> None:
+    llama, tmp_path = request.getfixturevalue("llama"), request.getfixturevalue("tmp_path")
+    run = train_other(CASES[method], llama, tmp_path / "run")
+    stored = load_file(run / "adapter_model.safetensors")
+    store(run, {name: None for name in stored if taken in name})
+    with pytest.raises(MergeError, match=message):
+        view(run, llama)
+
+
+def test_a_rank_that_no_weight_has_is_refused_before_it_is_allocated(llama: Path, tmp_path: Path) -> None:
+    run = train_other(CASES["loha"], llama, tmp_path / "run")
+    change_json(run / "adapter_config.json", r=10**7)
+    with pytest.raises(MergeError, match=r"r is 10000000 .* no such rank"):
+        view(run, llama)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"), [({"trainable_token_indices": [3]}, "3"), ({"modules_to_save": ["lm_head"]}, "lm_head")]
+)
+def test_what_is_listed_as_trained_must_be_there(
+    fields: dict[str, Any], name: str, llama: Path, tmp_path: Path
+) -> None:
+    run = train(load(llama), tmp_path / "run", target_modules=["q_proj"])
+    change_json(run / "adapter_config.json", **fields)
+    with pytest.raises(MergeError, match=rf"holds nothing of .*{name}.*adapter_config\.json names as trained"):
+        view(run, llama)

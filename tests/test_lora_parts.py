@@ -271,7 +271,7 @@ def test_a_layer_that_is_missing_is_refused(bases: dict[str, Path], tmp_path: Pa
     train(load(bases["llama"]), tmp_path, target_modules=["q_proj", "v_proj"])
     stored = load_file(tmp_path / "adapter_model.safetensors")
     store(tmp_path, {name: None for name in stored if "layers.1.self_attn.v_proj" in name})
-    with pytest.raises(MergeError, match=r"no lora_A and lora_B of model\.layers\.1\.self_attn\.v_proj.*incomplete"):
+    with pytest.raises(MergeError, match=r"no tensors of model\.layers\.1\.self_attn\.v_proj.*incomplete"):
         source_of(tmp_path, bases["llama"])
     change(tmp_path, layers_to_transform=[0, 1])
     assert len(source_of(tmp_path, bases["llama"]).changes.by_weight) == 3

@@ -240,3 +240,23 @@ def test_a_checkpoint_without_an_embedding_is_refused(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(SourceError, match=r"holds no model.embed_tokens.weight.*incomplete"):
         source_of(tmp_path)
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["lm_head"], ["lm_head", "q_proj"]])
+def test_trained_tokens_of_a_tied_base_lie_below_what_is_added_to_the_head(
+    targets: list[str], bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = bases["qwen2"]
+    train(load(base), tmp_path, target_modules=targets, trainable_token_indices=[3, 7])
+    assert _answers_as_live(base, tmp_path, finished(source_of(tmp_path, base)))
+
+
+def test_trained_tokens_change_a_head_of_its_own_only_where_it_was_trained(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = _with_head(bases["qwen2"], tmp_path / "base", 0.0, tie=False)
+    train(load(base), tmp_path / "run", target_modules=["q_proj"], trainable_token_indices=[3, 7])
+    found = finished(source_of(tmp_path / "run", base))
+    expected = merged(load(base), tmp_path / "run")
+    assert largest_excess(found, expected, by_our_names(load(base).state_dict())) <= 1
+    assert HEAD in found

@@ -80,17 +80,50 @@ def check_layers(changes: Changes, base: Mapping[str, tuple[int, ...]], adapter:
     config = adapter.config
     if not isinstance(config.get("target_modules"), list) or any(config.get(field) for field in PARTLY):
         return
-    trained = {change.weight for change in changes.by_weight.values() if change.factors is not None}
+    _check_listed(changes, base, adapter)
+    made = [change for change in changes.by_weight.values() if change.factors is not None or change.whole is not None]
+    trained = {change.weight for change in made}
     kinds = {_kind(weight) for weight in trained}
     missing = sorted((name for name in base if _kind(name) in kinds and name not in trained), key=_in_order)
     listed = config["target_modules"]
     if missing and not any(re.search(r"\d", str(name)) for name in cast("list[object]", listed)):
         raise MergeError(
-            f"{adapter.weights}: has no lora_A and lora_B of {missing[0]}"
+            f"{adapter.weights}: has no tensors of {missing[0]}"
             f"{f' and {len(missing) - 1} more weights' if missing[1:] else ''}, but of the same module elsewhere, and "
             f"adapter_config.json names it for all layers (target_modules {listed!r:.60}). The file is incomplete: "
             "copy it again, or save the adapter again from the checkpoint."
         )
+
+
+def _check_listed(changes: Changes, base: Mapping[str, tuple[int, ...]], adapter: "Adapter") -> None:
+    """MergeError where the config lists a module, or tokens, as trained, and the file holds nothing of them.
+
+    Experts are passed over: transformers 5 fuses them, so that their names may match no module of training.
+    """
+    config, changed = adapter.config, changes.by_weight
+    listed = config.get("trainable_token_indices")
+    if listed and not any(change.tokens for change in changed.values()):
+        raise MergeError(_nothing_of(adapter, "trainable_token_indices", str(listed)[:60]))
+    # A file without any product is whole where only modules_to_save were kept: PEFT adds nothing then.
+    products = any(change.factors or change.whole for change in changed.values())
+    for field in ("target_modules", "modules_to_save") if products else ("modules_to_save",):
+        names = config.get(field)
+        for name in names if isinstance(names, list) else []:
+            there = [weight for weight in base if _is_of(weight, str(name)) and ".experts." not in weight]
+            if there and not any(_is_of(weight, str(name)) for weight in changed):
+                raise MergeError(_nothing_of(adapter, field, str(name)))
+
+
+def _is_of(weight: str, module: str) -> bool:
+    """Whether a weight or bias is of a module of this name, or of one within it."""
+    return f".{module}." in f".{weight.rpartition('.')[0]}."
+
+
+def _nothing_of(adapter: "Adapter", field: str, name: str) -> str:
+    return (
+        f"{adapter.weights}: holds nothing of {name}, which {field} of adapter_config.json names as trained. The file "
+        "is incomplete, or of another run: copy it again, or save the adapter again from the checkpoint."
+    )
 
 
 def _kind(weight: str) -> str:

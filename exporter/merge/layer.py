@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from exporter.merge.values import Added, Change, Changes, Factors, Tokens, Whole
@@ -41,7 +42,7 @@ class Layer:
         """Whether a change adds to a weight what does not depend on it, so that other adapters may add to it too."""
         if change.whole is not None:
             return self.modules is not None and self.modules.adds
-        replaces = change.replaced_by != change.origin or change.tokens is not None
+        replaces = change.replaced_by is not None or change.tokens is not None
         return not replaces and (change.factors is None or change.factors.magnitude is None)
 
     def read(self, change: Change, below: Below, shapes: Mapping[str, tuple[int, ...]], rows: range) -> "torch.Tensor":
@@ -55,9 +56,34 @@ class Layer:
             finished = finished.mul_(self._lengthening(change, below, finished, (start, count)))
         if change.added is not None:
             finished = finished + self._vector(change.added, start, stop)
-        if change.tokens is not None:
+        if change.tokens is not None and not change.tokens.first:
             finished = _with_tokens(change.tokens, self.tensors, finished, start)
         return finished
+
+    def without_copies(self, read: Below, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Forget saved copies of what training began with where they equal the base: what lies below is read instead.
+
+        PEFT saves such a copy of every embedding or head that it trains; over another adapter it must not hide it.
+        """
+        kept = {}
+        for name, change in self.changes.by_weight.items():
+            copy = change.replaced_by
+            same = copy is not None and copy == change.origin and self.tensors.tensors[copy].shape == shapes[name]
+            if same and self._equals(str(copy), name, read, shapes[name]):
+                kept[name] = replace(change, replaced_by=None, origin=None)
+            else:
+                kept[name] = change
+        self.changes = replace(self.changes, by_weight=kept)
+
+    def _equals(self, copy: str, name: str, read: Below, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of the adapter is the base's weight."""
+        step = max(SLICE // (shape[1] if len(shape) > 1 else 1), 1)
+        starts = range(0, shape[0], step)
+        ends = [min(start + step, shape[0]) for start in starts]
+        return all(
+            self.tensors.read(copy, (slice(start, end),)).equal(read(name, start, end))
+            for start, end in zip(starts, ends, strict=True)
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the plan should know of a method that PEFT merges."""
@@ -78,6 +104,8 @@ class Layer:
             rows = self.tensors.read(change.replaced_by, (slice(start, stop),))
         else:
             rows = below(change.weight, start, stop)
+        if change.tokens is not None and change.tokens.first:
+            rows = _with_tokens(change.tokens, self.tensors, rows, start)
         if change.factors is None:
             return rows
         return _product(change.factors, self.weight, self.tensors, range(start, stop)).add_(rows)
@@ -154,7 +182,7 @@ def _with_tokens(tokens: Tokens, tensors: "TensorFiles", rows: "torch.Tensor", s
     places = [(k, row - start) for k, row in enumerate(tokens.ids) if 0 <= row - start < len(rows)]
     if not places:
         return rows
-    trained = tensors.read(tokens.rows, (EVERYTHING,))
     finished = rows.clone()
-    finished[[row for _, row in places]] = trained[[k for k, _ in places]]
+    for k, row in places:
+        finished[row] = tensors.read(tokens.rows, (slice(k, k + 1),))[0]
     return finished

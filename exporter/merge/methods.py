@@ -131,3 +131,22 @@ def check_options(method: str, config: object, shared: int, path: "Path") -> Non
             f"{path}: TINYLORA with {shared} vectors: which module uses which follows from the order of the modules in "
             "the model that was trained, and is not in the file. Merge it with PEFT first."
         )
+
+
+def check_ranks(config: Mapping[str, object], widest: int, path: "Path") -> None:
+    """MergeError for a rank that no weight has: PEFT would allocate it before its tensors are looked at.
+
+    Args:
+        config: adapter_config.json.
+        widest: the most rows or columns that a weight of the base has.
+        path: the adapter's file, for messages.
+    """
+    patterns = config.get("rank_pattern")
+    ranks = {name: config.get(name) for name in ("r", "init_r", "target_r", "hybrid_r")}
+    ranks |= dict(patterns) if isinstance(patterns, Mapping) else {}
+    for name, rank in ranks.items():
+        if isinstance(rank, int) and rank > 4 * widest:
+            raise MergeError(
+                f"{path}: {name} is {rank} in adapter_config.json, the base's widest weight has {widest} rows or "
+                "columns: no such rank was trained over it. The two files are of different runs."
+            )

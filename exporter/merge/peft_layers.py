@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import MergeError
 from exporter.merge.lora import check_layer, matched
-from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, RENAMED, WIDEST, check_method, check_options
+from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, RENAMED, WIDEST, check_method, check_options, check_ranks
 from exporter.merge.skeleton import NAME, PREFIX, ROOT, around, build, nothing, quietly, saved
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def open_modules(adapter: Stored, base: Mapping[str, Module]) -> PeftModules:
         )
     for module in parts.modules:
         _check_targeted(adapter, module, base.get(module))
+    check_ranks(adapter.config, max(side for module in base.values() for side in module.shape), adapter.path)
     opened = PeftModules(adapter, parts, base, config)
     alike: dict[object, str] = {}
     for module, names in parts.modules.items():

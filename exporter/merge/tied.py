@@ -40,7 +40,7 @@ def share_origin(changes: Changes) -> Changes:
     embedding, head = found[EMBEDDING], found[HEAD]
     if embedding.tokens is not None and head.tokens is None and head.replaced_by is None:
         # PEFT ties rows that are trained alone too, and saves them once.
-        shared = replace(head, tokens=embedding.tokens)
+        shared = replace(head, tokens=replace(embedding.tokens, first=head.factors is not None))
         return replace(changes, by_weight={**changes.by_weight, HEAD: shared})
     return changes
 

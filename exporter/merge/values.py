@@ -84,6 +84,8 @@ class Tokens:
 
     rows: str
     ids: tuple[int, ...]
+    first: bool = False
+    """Before what is added: PEFT's LoRA on a head lies around the rows that the head shares with the embedding."""
 
 
 @dataclass(frozen=True)

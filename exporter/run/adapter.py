@@ -13,6 +13,8 @@ from exporter.run.values import Adapter
 
 REPLICATION = "layer_replication"
 LARGEST = 1e30
+MOST_LAYERS = 4096
+"""More than any model has."""
 
 
 def own_adapter(folder: Path, *, base: str | None, over: bool = False) -> tuple[Adapter, ...]:
@@ -77,14 +79,16 @@ def replication(adapters: Sequence[Adapter], layers: object) -> tuple[int, ...] 
     asked = [adapter for adapter in adapters if adapter.config.get(REPLICATION)]
     if not asked:
         return None
-    ranges = asked[0].config[REPLICATION]
+    said = asked[0].config[REPLICATION]
     count = layers if isinstance(layers, int) else 0
-    if len(adapters) > 1 or not isinstance(ranges, list) or not all(_is_range(one, count) for one in ranges):
+    ranges = [range(*one) for one in said if _is_range(one, count)] if isinstance(said, list) else []
+    whole = isinstance(said, list) and len(ranges) == len(said) and sum(map(len, ranges)) <= MOST_LAYERS
+    if len(adapters) > 1 or not whole:
         raise RunError(
-            f"{asked[0].folder}: {REPLICATION} is {ranges!r:.80}, the base has {layers} layers: expected pairs of a "
+            f"{asked[0].folder}: {REPLICATION} is {said!r:.80}, the base has {layers} layers: expected pairs of a "
             "first layer and the one behind the last, in an adapter that is alone. The base may be another one: --base."
         )
-    return tuple(layer for first, end in ranges for layer in range(first, end))
+    return tuple(layer for one in ranges for layer in one)
 
 
 def _is_range(one: object, layers: int) -> bool:

@@ -30,6 +30,7 @@ from exporter.vocabulary import check, weigh
 
 if TYPE_CHECKING:
     from exporter.merge import Changes, Layer
+    from exporter.merge.layer import Below
     from exporter.merge.view import Base
     from exporter.run import Adapter, Run
 
@@ -55,11 +56,23 @@ def open_source(run: "Run") -> Merged:
 
 def _with_adapters(base: "Base", run: "Run") -> Merged:
     """The base with each adapter laid over it, in order."""
-    tied = base_is_tied(base) and (HEAD in base.shapes() or run.config.get("tie_word_embeddings") is not False)
-    layers = [_layer(base, adapter, run, tied=tied) for adapter in run.adapters]
+    flag = run.config.get("tie_word_embeddings")
+    tied = base_is_tied(base) and (HEAD in base.shapes() or flag is not False)
+    # Whether training saw one storage is for the config to say; the finished matrices decide by what is in them.
+    layers = [_layer(base, adapter, run, tied=tied and flag is not False) for adapter in run.adapters]
+    if len(layers) > 1:
+        for layer in layers:
+            layer.without_copies(*_as_stored(base))
     check_together(layers, [adapter.weights for adapter in run.adapters])
     tied = tied and all(is_tied(layer.changes, layer.tensors) for layer in layers)
     return Merged(base, layers, tied=tied, notes=tuple(note for layer in layers for note in layer.notes()))
+
+
+def _as_stored(base: "Base") -> tuple["Below", dict[str, tuple[int, ...]]]:
+    """The base's weights as adapters see them: a head that is not stored is the embedding."""
+    shapes = base.shapes()
+    place = {HEAD: EMBEDDING} if HEAD not in shapes else {}
+    return lambda name, start, stop: base.read(place.get(name, name), start, stop), {HEAD: shapes[EMBEDDING]} | shapes
 
 
 def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Layer":
