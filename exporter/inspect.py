@@ -7,6 +7,14 @@ from exporter.plan import Wishes, build
 from exporter.run import Asked, Run, open_run
 from exporter.source import comparison_fields, open_source
 
+TOLD = frozenset(
+    (
+        *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices"),
+        *("target_parameters", "layer_replication", "layers_to_transform", "exclude_modules", "lora_bias", "bias"),
+        *("fan_in_fan_out", "ensure_weight_tying", "alpha"),
+    )
+)
+"""Fields of adapter_config.json that say what kind of adapter it is."""
 WIDE = 100
 """Characters from which on a list has a line for each entry."""
 
@@ -47,13 +55,14 @@ def inspect_run(path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
 def _adapter(run: Run, k: int, weights: int) -> dict[str, Any]:
     """One adapter's own figures."""
     adapter = run.adapters[k]
-    fields = ("r", "lora_alpha", "use_rslora", "target_modules", "modules_to_save", "peft_version")
+    plain = {"r", "lora_alpha", "target_modules", "peft_version"}  # the others are shown where they are not the default
+    shown = {name: value for name, value in adapter.config.items() if name in plain or (name in TOLD and value)}
     return {
         "path": str(adapter.folder),
         "method": str(adapter.config.get("peft_type")).lower(),
         "weight": adapter.weight,
         "weights_changed": weights,
-    } | {field: adapter.config[field] for field in fields if adapter.config.get(field) is not None}
+    } | {name: value for name, value in shown.items() if value not in (None, "none")}
 
 
 def _license(folder: Path) -> str | None:

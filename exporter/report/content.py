@@ -204,6 +204,7 @@ def _origin(document: Document) -> tuple[Block, ...]:
                 ("ggufx", (document["ggufx"],)),
                 ("Form", (f"report.json, schema {document['schema']}",)),
                 ("Command", (Code(shlex.join(document["command"])),)),
+                *([("Folder", (Code(str(document.get("folder"))),))] if document.get("folder") else []),
             )
         ),
     )

@@ -241,6 +241,7 @@ class Document(TypedDict):
     ggufx: str
     created: str
     command: list[str]
+    folder: NotRequired[str | None]
     run: NotRequired[RunFacts | None]
     merge: NotRequired[MergeTotals | None]
     qlora: NotRequired[Qlora | None]
