@@ -34,7 +34,6 @@ WHOLE = {
     ".base_layer": "base",
     ".original_module": "original",
 }
-LAYERS = "base_layer."
 
 
 @dataclass(frozen=True)

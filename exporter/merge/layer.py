@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from exporter.merge.tied import equal_rows
 from exporter.merge.values import Added, Change, Changes, Factors, Tokens, Whole
 
 if TYPE_CHECKING:
@@ -69,21 +71,13 @@ class Layer:
         for name, change in self.changes.by_weight.items():
             copy = change.replaced_by
             same = copy is not None and copy == change.origin and self.tensors.tensors[copy].shape == shapes[name]
-            if same and self._equals(str(copy), name, read, shapes[name]):
-                kept[name] = replace(change, replaced_by=None, origin=None)
-            else:
-                kept[name] = change
+            stored, base = partial(self._rows, str(copy)), partial(read, name)
+            same = same and equal_rows(shapes[name], shapes[name], stored, base)
+            kept[name] = replace(change, replaced_by=None, origin=None) if same else change
         self.changes = replace(self.changes, by_weight=kept)
 
-    def _equals(self, copy: str, name: str, read: Below, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of the adapter is the base's weight."""
-        step = max(SLICE // (shape[1] if len(shape) > 1 else 1), 1)
-        starts = range(0, shape[0], step)
-        ends = [min(start + step, shape[0]) for start in starts]
-        return all(
-            self.tensors.read(copy, (slice(start, end),)).equal(read(name, start, end))
-            for start, end in zip(starts, ends, strict=True)
-        )
+    def _rows(self, name: str, start: int, stop: int) -> "torch.Tensor":
+        return self.tensors.read(name, (slice(start, stop),))
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the plan should know of a method that PEFT merges."""

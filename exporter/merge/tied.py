@@ -20,7 +20,7 @@ ROWS = 4096
 def base_is_tied(base: "Base") -> bool:
     """True where the base has no head, or one that equals its embedding; compares up to the first difference."""
     shapes = base.shapes()
-    return HEAD not in shapes or _equal(
+    return HEAD not in shapes or equal_rows(
         shapes[HEAD], shapes[EMBEDDING], lambda *rows: base.read(HEAD, *rows), lambda *rows: base.read(EMBEDDING, *rows)
     )
 
@@ -67,7 +67,7 @@ def is_tied(changes: Changes, adapter: "TensorFiles") -> bool:
 
 def equal_tensors(one: str, other: str, adapter: "TensorFiles") -> bool:
     """Whether two tensors of an adapter are equal."""
-    return _equal(
+    return equal_rows(
         adapter.tensors[one].shape,
         adapter.tensors[other].shape,
         lambda start, stop: adapter.read(one, (slice(start, stop),)),
@@ -106,7 +106,7 @@ def _added_alike(embedding: Factors | None, head: Factors | None, adapter: "Tens
     )
 
 
-def _equal(
+def equal_rows(
     shape: tuple[int, ...],
     other: tuple[int, ...],
     read: "Callable[[int, int], torch.Tensor]",
