@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from exporter.quantize import is_finite, quantize
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
-    from exporter.plan import Job, Plan
+    from exporter.plan import Job, Plan, Steps
 
 SLICE = 1 << 21
 """Numbers in a slice, about: 8 MiB in float32, so that each thread needs some 40 MiB whatever the model."""
@@ -54,6 +54,7 @@ def write(
     """
     import torch  # noqa: PLC0415  (slow to import)
 
+    check_zeros(plan.zeros, source)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the slices are the parallel work; more threads inside each would only wait
     sinks: list[int] = []
@@ -123,10 +124,15 @@ def slices(jobs: Sequence["Job"]) -> Iterator[Slice]:
         if len(job.shape) == 1:
             yield Slice(job, 0, 0, job.shape[0])
             continue
-        rows, columns = job.shape[-2:]
-        unit = lcm(FEWEST_ROWS, rows // job.heads if job.heads else 1)
+        if job.steps.transposed:
+            height = job.shape[-2]
+            yield from (Slice(job, 0, k * height, (k + 1) * height) for k in range(prod(job.shape[:-2])))
+            continue
+        parts = max(len(job.sources), 1)
+        rows, columns = prod(job.shape[:-1]) // parts, job.shape[-1]
+        unit = lcm(FEWEST_ROWS, rows // job.steps.heads if job.steps.heads else 1)
         step = max(SLICE // columns // unit, 1) * unit
-        for part in range(max(len(job.sources), 1)):
+        for part in range(parts):
             start = 0
             while start < rows:
                 # A rest that is too short for a product of its own goes with the slice before it.
@@ -150,7 +156,7 @@ def _do(piece: Slice, source: "Merged", sinks: Sequence[int], starts: Sequence[i
                     "file is damaged, or the level is too narrow for the model: export to bf16 or f32."
                 )
         per_row = made[kind].nbytes // rows.shape[0]
-        before = piece.start + piece.part * (job.shape[-2] if len(job.shape) > 1 else 0)
+        before = piece.start + piece.part * (prod(job.shape[:-1]) // max(len(job.sources), 1))
         _put(sinks[k], made[kind].data, starts[k] + job.offsets[k] + (before * per_row if len(job.shape) > 1 else 0))
     return rows.size
 
@@ -160,12 +166,52 @@ def _rows(piece: Slice, source: "Merged") -> NDArray[np.float32]:
     job = piece.job
     if not job.sources:
         return np.array([job.values], dtype=np.float32)
-    numbers: NDArray[np.float32] = source.read(job.sources[piece.part], piece.start, piece.stop).numpy()
-    if job.heads:
-        numbers = halves_to_pairs(numbers, (job.shape[-2] if len(job.shape) > 1 else job.shape[0]) // job.heads)
-    if job.add:
-        numbers = numbers + np.float32(job.add)
+    steps, name = job.steps, job.sources[piece.part]
+    start, stop = piece.start, piece.stop
+    if steps.transposed:  # a matrix's own rows are the tensor's columns
+        matrix = start // job.shape[-2]
+        start, stop = matrix * job.shape[-1], (matrix + 1) * job.shape[-1]
+    numbers = taken(lambda first, last: source.read(name, first, last).numpy(), steps, start, stop)
+    if len(job.shape) > 1 or numbers.ndim > 1:
+        numbers = numbers.reshape(numbers.shape[0], -1)
+    if steps.columns:
+        numbers = numbers[:, np.concatenate([np.arange(*span) for span in steps.columns])]
+    if steps.heads:
+        rows = prod(job.shape[:-1]) // len(job.sources) if len(job.shape) > 1 else job.shape[0]
+        numbers = halves_to_pairs(numbers, rows // steps.heads)
+    if steps.minus_exp:
+        numbers = -np.exp(numbers)
+    if steps.add:
+        numbers = numbers + np.float32(steps.add)
+    if steps.transposed:
+        numbers = numbers.T
     return np.ascontiguousarray(numbers.reshape(1, -1) if len(job.shape) == 1 else numbers)
+
+
+def taken(
+    read: Callable[[int, int], NDArray[np.float32]], steps: "Steps", start: int, stop: int
+) -> NDArray[np.float32]:
+    """Numbers ``start`` to ``stop`` of the rows that a tensor takes of its source, in the tensor's order.
+
+    Args:
+        read: gives the source's rows from one to another.
+        steps: which rows are taken.
+        start: the first.
+        stop: the one behind the last.
+    """
+    if not steps.rows:
+        return read(start, stop)
+    found, before = [], 0
+    for span in steps.rows:
+        wanted = range(*span)[max(start - before, 0) : max(stop - before, 0)]
+        before += len(range(*span))
+        if wanted:
+            last = max(wanted.stop - wanted.step + 1, wanted.start + 1)
+            # Fewer rows are read together with others, which are dropped: they would be summed in another order.
+            end = min(max(last, wanted.start + FEWEST_ROWS), steps.height)
+            first = max(min(wanted.start, end - FEWEST_ROWS), 0)
+            found.append(read(first, end)[wanted.start - first : last - first : wanted.step])
+    return np.concatenate(found)
 
 
 def halves_to_pairs(rows: NDArray[np.float32], head: int) -> NDArray[np.float32]:
@@ -177,6 +223,18 @@ def halves_to_pairs(rows: NDArray[np.float32], head: int) -> NDArray[np.float32]
     """
     split = rows.reshape(-1, 2, head // 2, *rows.shape[1:])
     return np.swapaxes(split, 1, 2).reshape(rows.shape)
+
+
+def check_zeros(names: Sequence[str], source: "Merged") -> None:
+    """WeightError for a weight that has no place in the file, and is not zeros alone."""
+    shapes = source.shapes() if names else {}
+    for name in names:
+        for start in range(0, shapes[name][0], FEWEST_ROWS):
+            if source.read(name, start, min(start + FEWEST_ROWS, shapes[name][0])).any():
+                raise WeightError(
+                    f"{name}: holds other numbers than 0, and llama.cpp's graph has no place for it. The finished file "
+                    "would answer differently from the trained model, so it is not made."
+                )
 
 
 def _check(job: "Job", rows: NDArray[np.float32]) -> None:

@@ -76,16 +76,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "longrope", "factor": 8.0}, "rope type 'longrope' is not supported; expected one of default"),
+        ({"rope_type": "twisted", "factor": 8.0}, "rope type 'twisted' is not supported; expected one of default"),
+        ({"rope_type": "longrope", "short_factor": [1.0]}, "rope type 'longrope' lacks long_factor"),
+        ({"rope_type": "longrope", "short_factor": 1.0}, "short_factor is 1.0, expected a list"),
+        ({"rope_type": "yarn", "factor": 4.0, "truncate": 1}, "truncate is 1, expected true or false"),
         ({"type": "dynamic", "factor": 8.0}, "rope type 'dynamic' is not supported.*other positions"),
         ({"rope_type": "linear"}, "rope type 'linear' lacks factor"),
         (ROPE, "rope type 'llama3' lacks original_max_position_embeddings. Copy them"),
         ({"rope_type": "linear", "factor": "4"}, "factor is '4', expected a number"),
         ({"rope_type": "linear", "factor": True}, "factor is True, expected a number"),
         ({"rope_type": "linear", "factor": 4.0, "twist": 2}, "'linear' has a field 'twist' that is not known here"),
-        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "'default' has a field 'partial_rotary_factor'"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; llama.cpp computes"),
+        ({"rope_type": "default", "mrope_section": [2, 3, 3]}, r"rope_sections is \(2, 3, 3\); llama.cpp computes"),
         ({"rope_type": "yarn", "factor": 4.0}, "rope type 'yarn' lacks original_max_position_embeddings"),
-        (YARN | {"mscale": 1.0}, "'yarn' has a field 'mscale' that is not known"),
+        (YARN | {"mscale": 0.7}, "rope_mscale is 0.7; llama.cpp computes llama only with none"),
         ("linear", "the rotation's parameters are 'linear', expected an object"),
         ({"full_attention": {"rope_type": "default"}, "chunked": {}}, "only plain rotation is known"),
     ],
@@ -93,7 +97,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["rope_scaling", "rope_parameters"])
 def test_a_rotation_that_is_not_known_is_refused(field: str, rope: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=message):
-        read_config(_config("llama", tmp_path, **{field: rope}))
+        _read(_config("llama", tmp_path, **{field: rope}), "llama")
 
 
 def test_rotations_that_are_known_become_flat_fields(tmp_path: Path) -> None:
@@ -105,6 +109,7 @@ def test_rotations_that_are_known_become_flat_fields(tmp_path: Path) -> None:
         "rope_scaling_factor": 4.0,
         "rope_original_context": 32768,
     }
+    assert plain["partial_rotary_factor"] == 1.0
     for text in ('{"full_attention": null}', '{"full_attention": {}, "sliding_attention": 3}'):
         with pytest.raises(RunError, match=r"rope_parameters .*only plain rotation is known"):
             read_config(_config("llama", tmp_path, rope_parameters=json.loads(text)))

@@ -11,7 +11,7 @@ from converters import ALL
 from exporter.profiles import profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = sorted([*ROOT.glob("exporter/**/*.py"), *ROOT.glob("converters/*.py"), *ROOT.glob("quant_profiles/*.py")])
+CODE = sorted([*ROOT.glob("exporter/**/*.py"), *ROOT.glob("converters/**/*.py"), *ROOT.glob("quant_profiles/*.py")])
 SHARED = {"__init__", "spec", "decoder", "rope"}
 FAMILIES = [file for file in ROOT.glob("converters/*.py") if file.stem not in SHARED]
 

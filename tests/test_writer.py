@@ -15,7 +15,7 @@ from tiny import TINY, make
 from exporter import writer
 from exporter.errors import WeightError
 from exporter.llamacpp import load
-from exporter.plan import Job
+from exporter.plan import Job, Steps
 from exporter.profiles import load_profile, profile_names
 from exporter.writer import FEWEST_ROWS, halves_to_pairs, slices
 
@@ -92,7 +92,7 @@ SHAPES = [(1,), (700,), (1, 8), (63, 8), (64, 8), (65, 8), (127, 8), (128, 8), (
 def job(shape: tuple[int, ...], heads: int = 0) -> Job:
     """A job of so many parts as its experts are."""
     parts = shape[0] if len(shape) == 3 else 1
-    return Job("t", shape, tuple(f"w{e}" for e in range(parts)), ("F32",), (0,), heads)
+    return Job("t", shape, tuple(f"w{e}" for e in range(parts)), ("F32",), (0,), Steps(heads=heads))
 
 
 @pytest.mark.parametrize("size", [1, 4096, 1 << 21])

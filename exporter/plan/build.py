@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from converters.spec import EMBEDDING, Config
+from converters.spec import EMBEDDING
 from exporter.errors import PlanError
 from exporter.header import header
 from exporter.plan.metadata import Identity, general, identify, of_model
@@ -41,18 +41,18 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     """
     shapes = source.shapes()
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
-    tensors = lay_out(run.family, config, shapes)
-    files = read_files(run.tokenizer_files)
-    ledger = _vocabulary(run, source, files)
+    tensors, zeros = lay_out(run.family, config, shapes)
+    ledger = _vocabulary(run, source, files := read_files(run.tokenizer_files))
     tokenizer = read_tokenizer(files, config, shapes[EMBEDDING][0], run.family.tokens)
     reference = _reference(profiles, source.dtypes()) if wishes.measured else None
-    apart = {reference} - {profile.name for profile in profiles} - {None}
-    everything = [*profiles, *(load_profile(str(name)) for name in apart)]
-    facts, sizes = _facts(run, config, tensors), {tensor.name: tensor.shape for tensor in tensors}
+    names = {profile.name for profile in profiles}
+    everything = [*profiles, *(load_profile(name) for name in (reference,) if name is not None and name not in names)]
+    model = of_model(run.family, config)
+    facts, sizes = _facts(run.family.arch, model, tensors), {tensor.name: tensor.shape for tensor in tensors}
     choices = [choose_types(profile, sizes, facts) for profile in everything]
     jobs = _jobs(tensors, choices)
     identity = identify(run, tensors)
-    metadata = general(identity, run) | of_model(run.family, config) | dict(tokenizer.metadata)
+    metadata = general(identity, run) | model | dict(tokenizer.metadata)
     outputs = [_output(k, profile, choices[k], (jobs, identity, metadata)) for k, profile in enumerate(everything)]
     plan = Plan(
         name=identity.name,
@@ -62,6 +62,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         levels=len(profiles),
         reference=reference,
         parameters=sum(job.weights for job in jobs if job.sources),
+        zeros=zeros,
         left_out=source.left_out,
         notes=(*run.notes, *source.notes),
         warnings=(*run.warnings, *tokenizer.warnings),
@@ -90,15 +91,21 @@ def _reference(profiles: Sequence[Profile], dtypes: set[str]) -> str:
     return "f16" if dtypes == {"F16"} else "bf16"
 
 
-def _facts(run: "Run", config: Config, tensors: Sequence[Tensor]) -> Facts:
+def _facts(arch: str, model: Mapping[str, Value], tensors: Sequence[Tensor]) -> Facts:
+    heads = _first(model[f"{arch}.attention.head_count"])
     return Facts(
-        arch=run.family.arch,
-        layers=cast("int", config["num_hidden_layers"]),
-        heads=cast("int", config["num_attention_heads"]),
-        kv_heads=cast("int", config["num_key_value_heads"]),
-        experts=cast("int", config.get("num_experts", 0)),
+        arch=arch,
+        layers=_first(model[f"{arch}.block_count"]),
+        heads=heads,
+        kv_heads=_first(model.get(f"{arch}.attention.head_count_kv", heads)),
+        experts=_first(model.get(f"{arch}.expert_count", 0)),
         tied=all(tensor.name != "output.weight" for tensor in tensors),
     )
+
+
+def _first(value: Value) -> int:
+    """A number, or the first of an array of them, one for each layer."""
+    return int(cast("int", value[0] if isinstance(value, tuple) else value))
 
 
 def _jobs(tensors: Sequence[Tensor], choices: Sequence[Mapping[str, Choice]]) -> tuple[Job, ...]:
@@ -114,8 +121,7 @@ def _jobs(tensors: Sequence[Tensor], choices: Sequence[Mapping[str, Choice]]) ->
                 sources=tensor.sources,
                 types=types,
                 offsets=tuple(ends),
-                heads=tensor.heads,
-                add=tensor.add,
+                steps=tensor.steps,
                 values=tensor.values,
             )
         )

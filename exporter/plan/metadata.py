@@ -108,7 +108,7 @@ def of_model(family: Family, config: Config) -> dict[str, Value]:
         value = config.get(name)
         if value is None and optional:
             continue
-        if not isinstance(value, bool | int | float | str):
+        if not isinstance(value, bool | int | float | str | tuple):
             raise PlanError(
                 f"config.json: {name} is {value!r}, expected a number or a word; {family.arch}.{key} is made of it. "
                 "Copy the field from the base model's config."

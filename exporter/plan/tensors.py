@@ -1,12 +1,15 @@
 """From a family's table and a source's shapes to the tensors of the file; what does not fit is refused by name."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import cast
 
-from converters.spec import EMBEDDING, HEAD, Config, Family, Generated, Row
+from converters.spec import EMBEDDING, HEAD, Config, Family, Generated, Row, Span
 from exporter.errors import PlanError
+from exporter.plan.shapes import check_shapes
+from exporter.plan.values import STEPS, Steps
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -18,22 +21,23 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     sources: tuple[str, ...] = ()
-    heads: int = 0
-    add: float = 0.0
+    steps: Steps = STEPS
     values: tuple[float, ...] = ()
 
 
-def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[Tensor, ...]:
-    """The file's tensors, ordered by block and name as llama.cpp orders them.
+def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
+    """The file's tensors, ordered by block and name as llama.cpp orders them, and the weights that must be zeros.
 
     PlanError for a weight that is missing, of another shape than config.json says, or used by no row.
     """
     _check_counts(family, config, shapes)
-    tensors = [tensor for name, row in family.tensors.items() for tensor in _tensors(name, row, config, shapes)]
+    written = {name: row for name, row in family.tensors.items() if not (isinstance(row, Row) and row.zero)}
+    tensors = [tensor for name, row in written.items() for tensor in _tensors(name, row, config, shapes)]
     if family.head == "always" and HEAD not in shapes:
-        head = Tensor("output.weight", shapes[EMBEDDING], (EMBEDDING,))
+        head = Tensor("output.weight", shapes[EMBEDDING], (EMBEDDING,), Steps(shapes[EMBEDDING][0]))
         tensors = [tensor for tensor in tensors if tensor.name != head.name] + [head]
-    used = {source for tensor in tensors for source in tensor.sources}
+    zeros = tuple(source for source in shapes if _is_of(source, family.tensors))
+    used = {source for tensor in tensors for source in tensor.sources} | set(zeros)
     unused = sorted(set(shapes) - used)
     if unused:
         raise PlanError(
@@ -41,8 +45,14 @@ def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[Tensor, ...
             f"{config['num_hidden_layers']} layers ({len(unused)} such weights). config.json and the weights do not "
             "belong together."
         )
-    _check_shapes(tensors, config)
-    return tuple(sorted(tensors, key=lambda tensor: (block(tensor.name), tensor.name)))
+    check_shapes(tensors, family, config)
+    return tuple(sorted(tensors, key=lambda tensor: (block(tensor.name), tensor.name))), zeros
+
+
+def _is_of(source: str, rows: Mapping[str, str | Row | Generated]) -> bool:
+    """Whether a weight is one of those that must be zeros."""
+    templates = [row.source for row in rows.values() if isinstance(row, Row) and row.zero]
+    return any(re.fullmatch(re.escape(one).replace(r"\{i\}", r"\d+"), source) for one in templates)
 
 
 def _check_counts(family: Family, config: Config, shapes: Shapes) -> None:
@@ -70,12 +80,11 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
             yield Tensor(name, values.shape, values=tuple(float(value) for value in values))
         return
     row = row if isinstance(row, Row) else Row(row)
-    layers = range(cast("int", config["num_hidden_layers"])) if "{i}" in name else range(1)
-    there = [_sources(row.source, layer, config) for layer in layers]
+    layers = _layers(name, row, config)
+    there = [_sources(row, layer, config) for layer in layers]
     absent = row.optional and not any(source in shapes for sources in there for source in sources)
     if absent or (row.flag is not None and not config.get(row.flag)):
         return
-    heads = cast("int", config[row.heads]) if row.heads else 0
     for layer, sources in zip(layers, there, strict=True):
         missing = [source for source in sources if source not in shapes]
         if missing:
@@ -89,70 +98,52 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
             raise PlanError(
                 f"{odd} is {list(shapes[odd])}, the other experts are {list(shape)}. Experts are of one shape."
             )
-        stacked = (len(sources), *shape) if "{e}" in row.source else shape
-        yield Tensor(name.replace("{i}", str(layer)), stacked, sources, heads, row.add)
+        try:
+            steps, made = _steps(row, config, shape)
+        except ValueError as error:
+            raise PlanError(f"{sources[0]} is {list(shape)}: {error}. config.json is another model's.") from error
+        stacked = (len(sources), *made) if "{e}" in row.source else made
+        yield Tensor(name.replace("{i}", str(layer)), stacked, sources, steps)
 
 
-def _sources(template: str, layer: int, config: Config) -> tuple[str, ...]:
+def _layers(name: str, row: Row, config: Config) -> Sequence[int]:
+    """The layers that have a row."""
+    layers = range(cast("int", config["num_hidden_layers"])) if "{i}" in name else range(1)
+    if row.layers is None:
+        return layers
+    there = cast("Sequence[bool]", config[row.layers])
+    return [layer for layer in layers if there[layer]]
+
+
+def _steps(row: Row, config: Config, shape: tuple[int, ...]) -> tuple[Steps, tuple[int, ...]]:
+    """What is done to a weight of a shape, and the shape of what comes out; ValueError where it is not possible."""
+    height, *rest = shape
+    taken = row.rows(config, height) if row.rows else ()
+    tall = count(taken) if taken else height
+    wide = [prod(rest)] if row.flat else rest
+    across = row.columns(config, wide[-1]) if row.columns else ()
+    if across:
+        wide = [*wide[:-1], count(across)]
+    made = (tall, *wide)
+    matrices = cast("int", config[row.matrices]) if row.matrices else None
+    if matrices is not None:
+        if tall % matrices:
+            raise ValueError(f"{tall} rows are not {matrices} matrices ({row.matrices})")
+        made = (matrices, tall // matrices, *wide)
+    if row.transposed:
+        made = (*made[:-2], made[-1], made[-2])
+    heads = cast("int", config[row.heads]) if row.heads else 0
+    return Steps(height, taken, across, heads, row.minus_exp, row.add, row.transposed), made
+
+
+def count(spans: Iterable[Span]) -> int:
+    """How many rows some spans hold."""
+    return sum(len(range(*span)) for span in spans)
+
+
+def _sources(row: Row, layer: int, config: Config) -> tuple[str, ...]:
     """The weights behind a row in one layer: one, or every expert's."""
-    name = template.replace("{i}", str(layer))
+    name = row.source.replace("{i}", str(layer))
     if "{e}" not in name:
         return (name,)
-    return tuple(name.replace("{e}", str(expert)) for expert in range(cast("int", config["num_experts"])))
-
-
-def _check_shapes(tensors: list[Tensor], config: Config) -> None:
-    """PlanError where a tensor is not as large as config.json says."""
-    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
-    expected = _expected_shapes(config, rows)
-    for tensor in tensors:
-        size = expected.get(re.sub(r"^blk\.\d+\.", "", tensor.name))
-        if size is not None and tensor.shape != size:
-            raise PlanError(
-                f"{tensor.sources[0]} is {list(tensor.shape)}, config.json makes it {list(size)}. The weights and "
-                "config.json are of different models."
-            )
-
-
-def _expected_shapes(config: Config, rows: int) -> dict[str, tuple[object, ...]]:
-    """The shape of each tensor by its name in a layer, as config.json says; the embedding's rows are its own."""
-    hidden, heads = cast("int", config["hidden_size"]), cast("int", config["num_attention_heads"])
-    head = cast("int", config.get("head_dim", hidden // heads))
-    queries, keys = heads * head, cast("int", config["num_key_value_heads"]) * head
-    inner, count = config.get("intermediate_size"), config.get("num_experts")
-    experts = config.get("moe_intermediate_size", inner)
-    shared = config.get("shared_expert_intermediate_size", inner)
-    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "output_norm")
-    return dict.fromkeys((f"{norm}.weight" for norm in norms), (hidden,)) | {
-        "token_embd.weight": (rows, hidden),
-        "output.weight": (rows, hidden),
-        "attn_q.weight": (queries, hidden),
-        "attn_k.weight": (keys, hidden),
-        "attn_v.weight": (keys, hidden),
-        "attn_output.weight": (hidden, queries),
-        "attn_q_norm.weight": (head,),
-        "attn_k_norm.weight": (head,),
-        "attn_q.bias": (queries,),
-        "attn_k.bias": (keys,),
-        "attn_v.bias": (keys,),
-        "attn_output.bias": (hidden,),
-        **_feed_forward_shapes("", hidden, (), inner),
-        **_feed_forward_shapes("_exps", hidden, (count,), experts),
-        **_feed_forward_shapes("_shexp", hidden, (), shared),
-        "ffn_gate.bias": (inner,),
-        "ffn_up.bias": (inner,),
-        "ffn_down.bias": (hidden,),
-        "ffn_gate_inp.weight": (count, hidden),
-        "ffn_gate_inp_shexp.weight": (1, hidden),
-    }
-
-
-def _feed_forward_shapes(
-    kind: str, hidden: int, experts: tuple[object, ...], inner: object
-) -> dict[str, tuple[object, ...]]:
-    """The three matrices of a feed-forward block, dense, of all experts, or shared."""
-    return {
-        f"ffn_gate{kind}.weight": (*experts, inner, hidden),
-        f"ffn_up{kind}.weight": (*experts, inner, hidden),
-        f"ffn_down{kind}.weight": (*experts, hidden, inner),
-    }
+    return tuple(name.replace("{e}", str(expert)) for expert in range(cast("int", config[row.count])))

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from converters.spec import Span
 from exporter.profiles import Choice
 from exporter.tokenizer import Tokenizer
 from exporter.vocabulary import Ledger
@@ -14,6 +15,28 @@ Value = bool | int | np.int32 | float | str | tuple[bool, ...] | tuple[int, ...]
 """A metadata value: an int is stored as UINT32, a numpy.int32 as INT32, a float as FLOAT32, a tuple as an array (of
 INT32 or FLOAT32)."""
 ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is done to a source's numbers on their way into a tensor, in this order."""
+
+    height: int = 0
+    """Rows of the source, or numbers of a vector."""
+    rows: tuple[Span, ...] = ()
+    """The rows that are taken, in order; none: all."""
+    columns: tuple[Span, ...] = ()
+    heads: int = 0
+    """The rows of so many heads go from halves to pairs; 0: they stay."""
+    minus_exp: bool = False
+    """Of each number x it holds -exp(x)."""
+    add: float = 0.0
+    transposed: bool = False
+    """Each matrix of the tensor is turned over."""
+
+
+STEPS = Steps()
+"""Nothing is done."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +52,7 @@ class Job:
     """GGML's type of the tensor in each output."""
     offsets: tuple[int, ...]
     """Where the tensor begins in each output's data."""
-    heads: int = 0
-    """The rows of so many heads go from halves to pairs; 0: they stay."""
-    add: float = 0.0
+    steps: Steps = STEPS
     values: tuple[float, ...] = ()
     """The vector itself where there is no source."""
 
@@ -87,6 +108,8 @@ class Plan:
     reference: str | None
     """The level the others are measured against; None where nothing is to be measured."""
     parameters: int
+    zeros: tuple[str, ...]
+    """Our names of the weights that are not written, and must hold zeros alone."""
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -1,6 +1,7 @@
 """A run is opened: its weights' folder, its adapter, what the trainer left, its base, its family."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -45,7 +46,7 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
         base=found.folder,
         base_name=found.name,
         adapters=(*own, *more),
-        family=family,
+        family=_behind_the_last(family, config),
         config=config,
         tokenizer_files=find_tokenizer_files(folder if (folder / "tokenizer.json").exists() else given, found.folder),
         notes=(*notes, *found.notes, *traces.notes),
@@ -70,6 +71,13 @@ def _with_layers(config: Mapping[str, object], layers: tuple[int, ...] | None, w
             "which a file can only say of an unchanged order. Such a run cannot be exported."
         )
     return {**config, "num_hidden_layers": len(layers)}
+
+
+def _behind_the_last(family: Family, config: Config) -> Family:
+    """The family with the number of this model's layers in the names of what it leaves out."""
+    count = str(config["num_hidden_layers"])
+    parts = {part: tuple(start.replace("{n}", count) for start in starts) for part, starts in family.left_out.items()}
+    return replace(family, left_out=parts)
 
 
 def _family(config: Config, folder: Path) -> Family:

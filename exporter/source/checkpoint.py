@@ -38,8 +38,11 @@ class Checkpoint:
     def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
         """Rows (elements of a vector) from ``start`` to ``stop`` in float32; not to be written to."""
         weight = self._weights[name]
-        rows = slice(weight.first_row + start, weight.first_row + stop)
-        return self._files.read(weight.stored, (rows,) if weight.expert is None else (weight.expert, rows))
+        rows = slice(weight.first_row + start * weight.step, weight.first_row + stop * weight.step)
+        lead = () if weight.expert is None else (weight.expert,)
+        if not weight.turned:
+            return self._files.read(weight.stored, (*lead, rows))
+        return self._files.read(weight.stored, (*lead, slice(None), rows)).T[:: weight.step]
 
 
 def open_checkpoint(files: TensorFiles | Dequantized, family: Family, where: str) -> Checkpoint:

@@ -21,6 +21,10 @@ class Weight:
     dtype: str
     expert: int | None = None
     first_row: int = 0
+    step: int = 1
+    """From one of its rows to the next, in the stored tensor."""
+    turned: bool = False
+    """Its rows are the stored tensor's columns."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def our_parts(stored: str, family: Family) -> tuple[tuple[str, int, int], ...]:
     for pattern, targets in rules.stored.items():
         match = pattern.fullmatch(name)
         if match:
-            views = ((_fill(ours, match), form) for ours, form in targets if isinstance(form, View))
+            # What PEFT does to fused experts that are stored turned over is not known here.
+            views = ((_fill(ours, match), form) for ours, form in targets if isinstance(form, View) and not form.turned)
             return tuple((ours, form.part, form.of) for ours, form in views)
     return ()
 
@@ -135,17 +140,21 @@ def _views(ours: str, form: str | View, tensor: Stored) -> Iterator[tuple[str, W
     if isinstance(form, str):
         yield ours, Weight(tensor.name, tensor.shape, tensor.dtype)
         return
-    fused = len(tensor.shape) == 3 and tensor.shape[1] % form.of == 0  # noqa: PLR2004  (experts, rows, columns)
-    if not fused or 0 in tensor.shape or tensor.shape[0] > MOST_EXPERTS:
+    axes = 3 if form.experts else 2
+    sides = tensor.shape[-2:][:: -1 if form.turned else 1]
+    fits = len(tensor.shape) == axes and sides[0] % form.of == 0 and 0 not in tensor.shape
+    if not fits or (form.experts and tensor.shape[0] > MOST_EXPERTS):
+        parts = f"{form.of} x rows" if form.of > 1 else "rows"
+        kind = ", ".join((["experts"] if form.experts else []) + [parts, "columns"][:: -1 if form.turned else 1])
         raise SourceError(
-            f"{tensor.name}: has shape {list(tensor.shape)}, expected (experts, {form.of} x rows, columns), each above "
+            f"{tensor.name}: has shape {list(tensor.shape)}, expected ({kind}), each above "
             f"0, and at most {MOST_EXPERTS} experts. Copy the file again, or save the model again."
         )
-    experts, rows, columns = tensor.shape
-    rows //= form.of
-    for expert in range(experts):
-        weight = Weight(tensor.name, (rows, columns), tensor.dtype, expert, form.part * rows)
-        yield ours.replace("{e}", str(expert)), weight
+    rows, columns = sides[0] // form.of, sides[1]
+    first, step = (form.part, form.of) if form.mixed else (form.part * rows, 1)
+    for expert in range(tensor.shape[0]) if form.experts else (None,):
+        place = Weight(tensor.name, (rows, columns), tensor.dtype, expert, first, step, form.turned)
+        yield ours if expert is None else ours.replace("{e}", str(expert)), place
 
 
 def _pattern(template: str) -> re.Pattern[str]:

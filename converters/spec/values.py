@@ -1,4 +1,4 @@
-"""The words a family's table is written in.
+"""The values a family's table is made of.
 
 A family is data: no row computes anything. ``{i}`` in a name is the layer; ``{e}`` on the right is every expert, in
 order. GGUF's names stand on the left of ``tensors`` and ``metadata``, Hugging Face's on the right; in ``layouts`` our
@@ -6,7 +6,7 @@ spelling of a Hugging Face name stands on the left and a stored one on the right
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from numpy import float32
 from numpy.typing import NDArray
@@ -17,13 +17,19 @@ HEAD = "lm_head.weight"
 
 Scalar = bool | int | float | str
 Config = Mapping[str, object]
+Span = tuple[int, int, int]
+"""Start, stop and step of some rows or columns, as in a slice."""
+Order = Callable[[Config, int], tuple[Span, ...]]
+"""Which of so many source rows (or columns) a tensor takes, in its order; ValueError where they cannot be so many."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How one GGUF tensor is made of a weight (of all experts' weights, where the name holds ``{e}``)."""
+    """How one GGUF tensor is made of a weight (of several weights, one above another, where the name holds ``{e}``)."""
 
     source: str
+    count: str = "num_experts"
+    """The config field that says how many ``{e}`` are."""
     heads: str | None = None
     """The config field with the number of heads whose rows go from halves to pairs; None: rows stay as they are."""
     add: float = 0.0
@@ -31,6 +37,20 @@ class Row:
     """Present in all layers or in none."""
     flag: str | None = None
     """The config field that says whether the model has it; None: its weights say so."""
+    layers: str | None = None
+    """The config field with a truth for each layer, which says where it is; None: in all."""
+    rows: Order | None = None
+    columns: Order | None = None
+    matrices: str | None = None
+    """The config field with the number of matrices that the rows are; None: one."""
+    transposed: bool = False
+    """Each matrix is turned over."""
+    minus_exp: bool = False
+    """Of each number x it holds -exp(x)."""
+    flat: bool = False
+    """The weight has further axes, which are joined to one row."""
+    zero: bool = False
+    """Not written: the graph has no place for it, so it must hold zeros alone."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +70,17 @@ class Field:
 
 @dataclass(frozen=True)
 class View:
-    """One of our weights as a part of a stored tensor whose first axis is the expert."""
+    """One of our weights as a part of a stored tensor, whose first axis is the expert."""
 
     stored: str
     part: int = 0
     of: int = 1
+    experts: bool = True
+    """False: a plain matrix, of no experts."""
+    turned: bool = False
+    """The matrix is stored turned over: (…, columns, rows)."""
+    mixed: bool = False
+    """The parts' rows are stored in turn, not one part after another."""
 
 
 @dataclass(frozen=True)
@@ -117,55 +143,26 @@ class Family:
     tensors: Mapping[str, "str | Row | Generated"]
     metadata: Mapping[str, "str | Field"]
     layouts: Layouts = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Our names of config fields that the family calls otherwise."""
     defaults: Mapping[str, Default] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Config], object]] = field(default_factory=dict)
+    """Fields that are worked out from the others, in order; ValueError where the others do not allow it."""
+    counts: tuple[str, ...] = ()
+    """Fields of its own that must be whole numbers, if they are there."""
+    floats: tuple[str, ...] = ()
+    """Fields of its own that are numbers above 0, if they are there, and stored as floats."""
     requires: Mapping[str, tuple[Required, ...]] = field(default_factory=dict)
     """Fields that GGUF cannot say: llama.cpp's graph assumes one of these values, so another one is refused."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Fields that llama.cpp ignores: a value is answered with this warning."""
+    shapes: Mapping[str, tuple[str | int, ...] | None] = field(default_factory=dict)
+    """Shapes that differ from the usual, by the tensor's name in a layer: numbers, or config fields; None: any."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Parts that are not exported: what they are called in the report, and the stored names' beginnings."""
+    """Parts that are not exported: what they are called in the report, and the stored names' beginnings, in which
+    ``{n}`` is the number of layers."""
     dropped: tuple[str, ...] = ()
     """Endings of stored names that hold no weight: buffers that old checkpoints saved."""
     head: str = "optional"
     """``optional``: tied or not; ``never``: the graph holds no head; ``always``: a tied one is written too."""
     tokens: Tokens = field(default_factory=Tokens)
-
-
-def rope_pairs(source: str, *, heads: str) -> Row:
-    """A weight whose rows go, in each head, from Hugging Face's halves to llama.cpp's pairs."""
-    return Row(source, heads=heads)
-
-
-def plus_one(source: str) -> Row:
-    """A norm that Hugging Face stores less one."""
-    return Row(source, add=1.0)
-
-
-def optional(row: str | Row) -> Row:
-    """A row that a model has in all layers or in none."""
-    return replace(row, optional=True) if isinstance(row, Row) else Row(row, optional=True)
-
-
-def flagged(row: str | Row, *, by: str) -> Row:
-    """A row that a model has in all layers where a config field is true, and in none where it is not."""
-    return replace(row if isinstance(row, Row) else Row(row), flag=by)
-
-
-def given(name: str) -> Field:
-    """A config field that is written only where the config gives it."""
-    return Field(name, optional=True)
-
-
-def part(stored: str, k: int, *, of: int) -> View:
-    """Expert ``{e}``'s k-th of so many equal parts of the rows of a fused tensor (experts, of * rows, columns)."""
-    return View(stored, part=k, of=of)
-
-
-def each(stored: str) -> View:
-    """Expert ``{e}``'s matrix of a fused tensor (experts, rows, columns)."""
-    return View(stored)
-
-
-def strip(stored: str) -> Prefix:
-    """A beginning of stored names that our spelling has not."""
-    return Prefix(stored)

@@ -1,0 +1,97 @@
+"""config.json in one spelling, whichever version of transformers wrote it."""
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from exporter.config.numbers import number, shown
+from exporter.config.rotation import OURS, rotation
+from exporter.errors import RunError
+
+# Our spelling on the left; on the right what other versions of transformers call the same field.
+SPELLINGS = {
+    "num_experts": ("num_local_experts", "n_routed_experts"),
+    "hidden_act": ("hidden_activation",),
+    "rope_local_theta": ("rope_local_base_freq",),
+}
+# What Gemma's first releases call an activation that they, as transformers says, compute as the second.
+OLD_GELU = ("gelu", "gelu_pytorch_tanh")
+# Where null is a value of its own ("none"), not the family's default.
+NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window", "query_pre_attn_scalar")
+ALL_WINDOWED = "without a full layer"
+FLOATS = ("rope_theta", "rope_local_theta", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file. RunError if it is missing, unreadable, or something else than an object."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path}: is no file. Restore it from the training run.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: there is no such file. A run or model folder needs one.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}). Restore it from the training run.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
+    return value
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """A model's config.json: text fields at the top, one name for each, rotation as flat ``rope_…`` fields.
+
+    Fields that are null are left out, but those of ``NULLABLE``. RunError for a file without ``architectures``, an
+    unknown kind of rotation, two names of one field that disagree, or a list of layers that is not as long as the
+    model.
+    """
+    stored = read_json(path)
+    names = stored.get("architectures")
+    if not (isinstance(names, list) and names and isinstance(names[0], str)):
+        raise RunError(f"{path}: names no architecture (`architectures`). Copy the field from the base model's config.")
+    text = stored.get("text_config")
+    parts = [_in_our_names(part, path) for part in (stored, text) if isinstance(part, dict)]
+    config = {key: value for part in parts for key, value in part.items() if value is not None or key in NULLABLE}
+    config["architecture"] = names[0]
+    config |= rotation(config, path)
+    config |= {key: number(config[key], key, path) for key in FLOATS if config.get(key) is not None}
+    if pattern := _window_pattern(config, path):
+        config["sliding_window_pattern"] = pattern
+    return config
+
+
+def _in_our_names(stored: Mapping[str, object], path: Path) -> dict[str, object]:
+    """Fields with one name for each; RunError where two names of a field have different values."""
+    named = {key: value for key, value in stored.items() if key not in OURS}
+    for ours, others in SPELLINGS.items():
+        said = {name: named.pop(name) for name in (ours, *others) if named.get(name) is not None}
+        if said:
+            named[ours] = list(said.values())[-1]
+        for (one, value), (other, another) in pairwise(said.items()):
+            if value != another and (value, another) != OLD_GELU:
+                raise RunError(
+                    f"{path}: {one} is {shown(value)} and {other} is {shown(another)}: two names of one field. "
+                    "Remove the one that the model was not trained with; the base model's config tells."
+                )
+    return named
+
+
+def _window_pattern(config: Mapping[str, object], path: Path) -> int | str | None:
+    """N where every N-th layer attends to everything, a word where none fits, None where no layer list says.
+
+    RunError for a list that is not as long as the model has layers.
+    """
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return None
+    layers = config.get("num_hidden_layers")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        found = f"{len(kinds)} entries" if isinstance(kinds, list) else shown(kinds)
+        raise RunError(f"{path}: layer_types has {found}, expected one for each of {shown(layers)} layers.")
+    if not all(kind in ("full_attention", "sliding_attention") for kind in kinds):
+        return "irregular"
+    if "full_attention" not in kinds:
+        return ALL_WINDOWED
+    pattern = kinds.index("full_attention") + 1
+    regular = all((kind == "full_attention") == ((i + 1) % pattern == 0) for i, kind in enumerate(kinds))
+    return pattern if regular else "irregular"
