@@ -33,7 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny import GOLDEN, TINY, fingerprint, make, weights
-from tiny.models import Kind
+from tiny.values import Kind
 
 CONVERTER = "llama.cpp of llama-cpp-python 0.3.36, transformers 4.57.6"
 KEPT = {"general.architecture", "general.type", "general.file_type", "general.quantization_version"}

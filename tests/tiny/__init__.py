@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from .models import TINY, Tiny, spell
+from .models import TINY, spell
 from .tokenizers import write_tokenizer
+from .values import Tiny
 from .weights import fingerprint, store, weights
 
 __all__ = ["GOLDEN", "TINY", "Tiny", "fingerprint", "golden", "make", "weights"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .models import Kind
+from .values import Kind
 
 Json = dict[str, Any]
 

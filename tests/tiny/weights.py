@@ -8,14 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .models import TINY, Layout, spell
+from .models import TINY, spell
+from .values import Array, Layout
 
 if TYPE_CHECKING:
     import torch
 
-Array = NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Names of a module in memory (transformers 4 or 5) -> the names that weights are generated under.
@@ -74,6 +73,8 @@ def shapes(name: str) -> Shapes:
     import transformers  # noqa: PLC0415
 
     tiny = TINY[name]
+    if tiny.shapes is not None:
+        return MappingProxyType(dict(tiny.shapes(dict(tiny.config))))
     fields = spell(tiny, "float32", "v4")
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **_plain(fields))
     with torch.device("meta"):
@@ -100,7 +101,7 @@ def _mean_and_deviation(name: str, shape: tuple[int, ...], *, gemma: bool) -> tu
     return 0.0, 0.8 / np.sqrt(np.prod(shape[1:])).item()
 
 
-def weight(name: str, shape: tuple[int, ...], *, gemma: bool) -> Array:
+def weight(name: str, shape: tuple[int, ...], mean: float, deviation: float) -> Array:
     """The tensor of a canonical name, in float32.
 
     Four 16-bit integers of PCG64, whose stream numpy keeps, are added: nearly normal, and the same bits everywhere,
@@ -110,7 +111,6 @@ def weight(name: str, shape: tuple[int, ...], *, gemma: bool) -> Array:
     count = int(np.prod(shape))
     words = np.asarray(np.random.PCG64(seed).random_raw(count), dtype="<u8").view("<u2").reshape(count, 4)
     centred = words.sum(axis=1, dtype=np.int64) - 131070
-    mean, deviation = _mean_and_deviation(name, shape, gemma=gemma)
     # The variance of a sum of four is 4 * 65536^2 / 12.
     values: Array = (mean + centred * (deviation / (65536 / 3**0.5))).astype(np.float32)
     return values.reshape(shape)
@@ -118,8 +118,14 @@ def weight(name: str, shape: tuple[int, ...], *, gemma: bool) -> Array:
 
 def weights(name: str) -> dict[str, Array]:
     """All tensors of a tiny model by canonical name, in float32; no head where it is tied."""
-    gemma = "gemma" in TINY[name].config["model_type"]
-    return {key: weight(key, shape, gemma=gemma) for key, shape in shapes(name).items()}
+    # Gemma's first three store their norms less one.
+    gemma = TINY[name].config["model_type"] in {"gemma", "gemma2", "gemma3", "gemma3_text"}
+    own = TINY[name].spread
+    spreads = {
+        key: (own(key, shape) if own else None) or _mean_and_deviation(key, shape, gemma=gemma)
+        for key, shape in shapes(name).items()
+    }
+    return {key: weight(key, shape, *spreads[key]) for key, shape in shapes(name).items()}
 
 
 def fingerprint(tensors: Mapping[str, Array]) -> str:
@@ -150,8 +156,10 @@ def store(name: str, dtype: str) -> dict[str, "torch.Tensor"]:
     """The tensors of a checkpoint under the names of its layout, rounded to `dtype`."""
     import torch  # noqa: PLC0415
 
-    layout = TINY[name].layout
+    tiny = TINY[name]
     tensors = weights(name)
-    tensors = _fused(tensors) if layout == "fused" else tensors
+    tensors = _fused(tensors) if tiny.layout == "fused" else tensors
+    tensors = dict(tiny.stores(tensors)) if tiny.stores else tensors
     kind: torch.dtype = getattr(torch, dtype)
-    return {_rename(key, LAYOUTS[layout]): torch.from_numpy(value).to(kind) for key, value in tensors.items()}
+    named = {_rename(key, [*LAYOUTS[tiny.layout], *tiny.renames]): value for key, value in tensors.items()}
+    return {key: torch.from_numpy(np.ascontiguousarray(value)).to(kind) for key, value in named.items()}
