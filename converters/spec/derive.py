@@ -1,6 +1,7 @@
 """Fields of a config that are worked out from others: each word makes a function of the config.
 
-They raise ValueError, TypeError or KeyError where the config does not allow it; the run is then refused with the reason.
+They raise ValueError, TypeError or KeyError where the config does not allow it; the run is then
+refused with the reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +44,8 @@ def layers_but(others: str) -> Derive:
 
 
 def whole(config: Config, name: str) -> int:
-    """A field that must be a whole number; ValueError where it is none."""
+    """A field that must be a whole number; TypeError where it is none."""
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r:.60}, expected a whole number")
+        raise TypeError(f"{name} is {value!r:.60}, expected a whole number")
     return value
