@@ -1,4 +1,4 @@
-"""Gemma 1, CodeGemma, ShieldGemma 1: norms stored less one, a head that is always the embedding."""
+"""Gemma 1 and CodeGemma: norms stored less one, a head that is always the embedding."""
 
 from converters.decoder import DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, GEMMA_GRAPH, HEAD_DIM, LAYER, SIZES
 from converters.spec import Family, Tokens, plus_one

@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and after each block, caps on scores and logits, a window in every other layer."""
+"""Gemma 2 and ShieldGemma: norms before and after each block, caps on scores and logits, windows in half the layers."""
 
 from converters.decoder import (
     DECODER,

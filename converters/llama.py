@@ -1,10 +1,14 @@
-"""Llama 1 to 3.3, and what shares its graph: Yi, SmolLM2, Vicuna, TinyLlama, CodeLlama, DeepSeek-R1 distills."""
+"""Llama 1 to 3.3, and what shares its graph: Yi, SmolLM2, Vicuna, TinyLlama, CodeLlama, DeepSeek-R1 distills, Falcon 3.
+
+Of HyperCLOVA X SEED the text models of 0.5B and 1.5B; those of ``HyperCLOVAXForCausalLM`` llama.cpp does not know.
+"""
 
 from converters.decoder import (
     ATTN,
     DECODER,
     DEFAULTS,
     DROPPED,
+    DYNAMIC,
     FFN,
     FFN_NORM,
     GIVEN_HEAD_DIM,
@@ -43,7 +47,10 @@ LLAMA = Family(
     },
     metadata=SIZES | GIVEN_HEAD_DIM | ROPE | {"vocab_size": "vocab_size", "rope.dimension_count": "rope_dim"},
     defaults=DEFAULTS | {"rope_dim": Ratio("hidden_size", HEADS, unless="head_dim")},
-    requires=YARN_GRAPH | {"hidden_act": ("silu", None), "rope_type": ("default", "linear", "llama3", "yarn")},
+    requires=YARN_GRAPH
+    | {"hidden_act": ("silu", None), "rope_type": ("default", "linear", "llama3", "yarn", "dynamic")}
+    | {"rope_dynamic_factor": ()},
+    notes=DYNAMIC,
     dropped=DROPPED,
     tokens=Tokens(follows_add_prefix_space=True),
 )

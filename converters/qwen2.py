@@ -14,6 +14,7 @@ from converters.decoder import (
     SIZES,
 )
 from converters.spec import Family
+from converters.spec.windows import windowed
 
 QWEN2 = Family(
     name="qwen2",
@@ -29,7 +30,8 @@ QWEN2 = Family(
         "blk.{i}.attn_v.bias": ATTN + ".v_proj.bias",
     },
     metadata=SIZES | ROPE | GIVEN_HEAD_DIM,
-    defaults=DEFAULTS,
+    defaults=DEFAULTS | {"max_window_layers": 28},
+    derived={"use_sliding_window": windowed},
     requires=QWEN_GRAPH,
     dropped=DROPPED,
 )

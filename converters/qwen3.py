@@ -14,6 +14,7 @@ from converters.decoder import (
     SIZES,
 )
 from converters.spec import Family
+from converters.spec.windows import windowed
 
 QWEN3 = Family(
     name="qwen3",
@@ -21,7 +22,8 @@ QWEN3 = Family(
     arch="qwen3",
     tensors=DECODER | HEAD | QK_NORM | FFN_NORM | FFN,
     metadata=SIZES | HEAD_DIM | ROPE,
-    defaults=DEFAULTS | {"head_dim": 128},
+    defaults=DEFAULTS | {"head_dim": 128, "max_window_layers": 28},
+    derived={"use_sliding_window": windowed},
     requires=QWEN_GRAPH | {"attention_bias": (False, None)},
     dropped=DROPPED,
 )

@@ -14,6 +14,7 @@ from exporter.cli import cli
 from exporter.merge import KINDS
 from exporter.merge.methods import MERGED, METHODS
 from exporter.profiles import load_profile, profile_names
+from exporter.tokenizer.pre_table import NO_ROW, RAW, TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "cli.md"
@@ -38,7 +39,11 @@ PLAIN = {
     "page.css": "the style of the report's page",
     "heldout.txt": "text that the example was not trained on",
     "questions.jsonl": "questions that the example was not trained on, with answers",
+    "jinja.json.xz": "conversations as llama.cpp's own Jinja engine renders them",
+    "jinja_golden.cpp": "the program that rendered them, built from llama.cpp's source",
+    "corpus.txt": "texts in many scripts that token ids are proved on",
     "tokenizers.json": "what llama.cpp's converter made of real tokenizers",
+    "token_ids.json": "llama.cpp's own vectors, with the parts of the vocabularies that they need",
 }
 HEAD = """# Commands
 
@@ -49,7 +54,7 @@ it is. stdout is the result (with `--json` one JSON document and nothing else), 
 | --- | --- |
 | 0 | done |
 | 1 | made, but a level could not be measured: the report says why |
-| 2 | could not be made, a proof failed, or wrong usage: the message says what to do |
+| 2 | could not be made, a proof failed (of `check` too), or wrong usage: the message says what to do |
 | 130 | interrupted by Ctrl-C |
 """
 
@@ -64,6 +69,40 @@ own merge is wrong for `layer_replication` and for one of two tied matrices, whe
 
 | method | result | compared with PEFT, or why not |
 | --- | --- | --- |
+"""
+
+
+TOKENIZERS = """# Tokenizers
+
+Made by `python docs/generate.py` from `exporter/tokenizer/pre_table.py`; a test keeps it fresh.
+
+What is read: `tokenizer.json` with `tokenizer_config.json` and the files beside it; where it lacks, one is made of
+Mistral's `tekken.json`, of a tiktoken file (`*.tiktoken`, or a `tokenizer.model` of that form; Llama 3, Qwen and Kimi K2,
+since the file alone does not say how words are cut), or of a SentencePiece `tokenizer.model` trained as BPE. Unigram
+models are refused by name: llama.cpp's tokenizer for decoders merges by scores, and no supported family has one. Without
+`tokenizer.model` the scores are made of the merges' ranks, and are the true ones where these confirm that.
+
+## Pre-tokenizers
+
+llama.cpp knows them by name. A name is found by the structure of `tokenizer.json`, never by a hash of token ids, so added
+tokens, another post-processor or another vocabulary change nothing. The first name of each heading is written; the others
+cut alike. `--pre NAME` takes any of them, and the proof of token ids is made all the same. Each is tested against
+llama.cpp with a vocabulary that merges across every border. "its regular expressions": the steps were written from
+llama.cpp's own, without a real tokenizer at hand, so a published `tokenizer.json` may spell them otherwise; it is then
+refused with the difference, and `--pre NAME` exports it.
+"""
+RAW_NAMES = """
+
+## Raw text, by merges
+
+SentencePiece-style files of which llama.cpp reads the merges in place of scores; nothing is merged across the end of a
+line. Gemma 4's family asks for it (proved on ggml-vocab-gemma-4), for others `--pre NAME` does.
+
+"""
+UNFIT = """
+
+## Known to llama.cpp, of no use here
+
 """
 
 
@@ -120,6 +159,21 @@ def merging() -> str:
     lines = [f"- {words}" for words in _tested("test_merge", "test_lora_parts", "test_tied", "test_adapters")]
     heading = "\n\n## What the tests of LoRA and of several adapters say\n\n"
     return MERGING + "\n".join(rows) + heading + "\n".join(lines) + "\n"
+
+
+def tokenizers() -> str:
+    """Every pre-tokenizer's name, what it cuts like, and what that rests on."""
+    lines = []
+    for row in TABLE:
+        names = ", ".join(f"`{name}`" for name in row.names)
+        flags = [*(["takes whole words"] if row.ignore_merges else []), *(["with NFC"] if row.nfc else [])]
+        lines.append(f"\n### {names}\n\nRests on {row.proof}{'; ' if flags else ''}{', '.join(flags)}.\n")
+        lines += ["```text", *row.steps, "```"]
+        if row.limit is not None:
+            lines.append(f"\nllama.cpp {row.limit}.")
+    raw = [f"- `{name}`: `tokenizer.ggml.model` is `{model}`" for name, model in RAW.items()]
+    unfit = [f"- `{name}`: {why}" for name, why in NO_ROW.items()]
+    return TOKENIZERS + "\n".join(lines) + RAW_NAMES + "\n".join(raw) + UNFIT + "\n".join(unfit) + "\n"
 
 
 def _tested(*files: str) -> list[str]:
@@ -181,4 +235,5 @@ def _says(file: Path) -> str:
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
     (ROOT / "docs" / "merging.md").write_text(merging(), encoding="utf-8")
+    (ROOT / "docs" / "tokenizers.md").write_text(tokenizers(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -19,11 +19,11 @@ WIDE = 100
 """Characters from which on a list has a line for each entry."""
 
 
-def inspect_run(path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
+def inspect_run(path: str, *, pre: str | None = None, **asked: Unpack[Asked]) -> dict[str, Any]:
     """What a run is: trainer, data, family, base, adapter, licence, tokenizer, warnings. GgufxError as in an export."""
     run = open_run(path, **asked)
     source = open_source(run)
-    plan = build(run, [], source, Wishes(measured=False))
+    plan = build(run, [], source, Wishes(measured=False, pre=pre))
     shapes = source.shapes()
     embedding = shapes["model.embed_tokens.weight"]
     facts = {

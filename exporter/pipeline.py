@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from exporter.check import Asked, prove
 from exporter.errors import EngineError, OutputError
 from exporter.merge import Merged
 from exporter.outputs import (
@@ -29,17 +30,15 @@ from exporter.report.grow import FILES, earlier_report, grown
 from exporter.run import Run, open_run
 from exporter.source import comparison_fields, open_source
 from exporter.tokenizer import find_tokenizer_files
+from exporter.tokenizer.made import is_made
 from exporter.verify import Options as Measuring
 from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
-from exporter.verify.proof import prove
 from exporter.verify.text import read_text, require_length
 from exporter.writer import write
 
-Progress = Callable[[str, int, int], None]
-"""Called with a step's name, how much of it is done, and how much there is."""
+Progress = Callable[[str, int, int], None]  # called with a step's name, how much of it is done, and how much there is
 CHUNKS = 40
-REPORT_BYTES = 4_000_000
-"""Room that is kept for a report: more than one of dozens of levels takes."""
+REPORT_BYTES = 4_000_000  # room that is kept for a report: more than one of dozens of levels takes
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Options:
     adapters: tuple[str, ...] = ()
     packing: str | None = None
     qlora_base: str = "full"
+    pre: str | None = None
     text: Path | None = None
     chunks: int | None = None
     mode: Literal["default", "llama.cpp"] = "default"
@@ -60,6 +60,7 @@ class Options:
     verify: bool = True
     overwrite: bool = False
     fallbacks: bool = True
+    prove: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -87,17 +88,17 @@ def export(
         earlier = _earlier(folder, (run, hashes), plan, options)
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
             write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
-            checks = prove(run, plan, partial, _step("prove", progress))
+            asked = Asked(options.text, logits=options.prove, threads=options.threads)
+            checks = prove(run, plan, [*partial, *apart], _step("prove", progress), asked=asked)
             levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(partial)]
         fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
         fields |= {"folder": nearest(folder), "checks": checks, "levels": levels}
         fields |= comparison_fields(run, source, fields["warnings"], _step("compare", progress))
         document = _report(fields, earlier, folder)  # of what stands now, should the measuring be cut short
-        if plan.reference:
+        if plan.reference and options.verify:
             reference = apart[0] if apart else folder / plan.output(plan.reference).file
-            measuring = _measuring(options, earlier)
             try:
-                fields |= measured(levels, (plan.reference, reference, files), measuring, progress)
+                fields |= measured(levels, (plan.reference, reference, files), _measuring(options, earlier), progress)
             except EngineError as error:  # the files are made and proved: they stay, and the report says why
                 fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in levels]
             document = _report(fields, earlier, folder)
@@ -107,7 +108,7 @@ def export(
 def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[Run, Merged, Plan]:
     """The run, its finished weights, and the plan: everything before a tensor is read."""
     run, source = opened(path, options)
-    wishes = Wishes(measured=options.verify, fallbacks=options.fallbacks)
+    wishes = Wishes(measured=options.verify or options.prove, fallbacks=options.fallbacks, pre=options.pre)
     plan = build(run, profiles, source, wishes)
     if options.verify:
         text = read_text(options.text)  # a text that cannot be read, or is too short, is found before the work
@@ -138,7 +139,7 @@ def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:
         files.update(find_tokenizer_files(folder).values())
     # Tokenizer files from elsewhere, such as beside the checkpoints, belong to the run.
     own = run.adapters[0].folder if run.adapters else run.base
-    inputs[own] |= set(run.tokenizer_files.values()).difference(*inputs.values())
+    inputs[own] |= {file for file in run.tokenizer_files.values() if not is_made(file)}.difference(*inputs.values())
     return {folder: folder_hash(sorted(files)) for folder, files in inputs.items()}
 
 

@@ -171,21 +171,31 @@ def _rows(piece: Slice, source: "Merged") -> NDArray[np.float32]:
     if steps.transposed:  # a matrix's own rows are the tensor's columns
         matrix = start // job.shape[-2]
         start, stop = matrix * job.shape[-1], (matrix + 1) * job.shape[-1]
+    if steps.vectors:
+        start, stop = 0, job.shape[-1]
     numbers = taken(lambda first, last: source.read(name, first, last).numpy(), steps, start, stop)
     if len(job.shape) > 1 or numbers.ndim > 1:
-        numbers = numbers.reshape(numbers.shape[0], -1)
+        numbers = numbers.reshape(1 if steps.vectors else numbers.shape[0], -1)
     if steps.columns:
         numbers = numbers[:, np.concatenate([np.arange(*span) for span in steps.columns])]
     if steps.heads:
         rows = prod(job.shape[:-1]) // len(job.sources) if len(job.shape) > 1 else job.shape[0]
         numbers = halves_to_pairs(numbers, rows // steps.heads)
-    if steps.minus_exp:
-        numbers = -np.exp(numbers)
-    if steps.add:
-        numbers = numbers + np.float32(steps.add)
+    numbers = _computed(numbers, steps)
+    if steps.unit:  # no shorter than torch's normalize takes it
+        numbers = numbers / np.maximum(np.linalg.norm(numbers, axis=1, keepdims=True), np.float32(1e-12))
     if steps.transposed:
         numbers = numbers.T
     return np.ascontiguousarray(numbers.reshape(1, -1) if len(job.shape) == 1 else numbers)
+
+
+def _computed(numbers: NDArray[np.float32], steps: "Steps") -> NDArray[np.float32]:
+    """What a tensor holds of each number; the exponential as torch rounds it, with which models compute it, too."""
+    import torch  # noqa: PLC0415
+
+    if steps.minus_exp:
+        numbers = -torch.from_numpy(numbers).exp().numpy()
+    return numbers + np.float32(steps.add) if steps.add else numbers
 
 
 def taken(

@@ -1,6 +1,7 @@
 """A child process: llama.cpp's token ids of texts. It dies where llama.cpp aborts, and the test sees it.
 
-``python llama_ids.py FILE.gguf < texts.json`` writes ``[ids with special tokens parsed, ids without, text again]``.
+``python llama_ids.py FILE.gguf… < texts.json`` writes for each file
+``[ids with special tokens parsed, ids without, text again]``.
 """
 
 import ctypes
@@ -34,10 +35,7 @@ def _text(vocab: object, ids: list[int]) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
-def main(path: str) -> None:
-    """Load the file and answer on stdout."""
-    texts = json.load(sys.stdin)
-    llama_cpp.llama_log_set(_silence, None)
+def _answer(path: str, texts: list[str]) -> list[object]:
     params = llama_cpp.llama_model_default_params()
     params.vocab_only, params.use_extra_bufts = True, False
     model = llama_cpp.llama_model_load_from_file(path.encode(), params)
@@ -45,8 +43,17 @@ def main(path: str) -> None:
     vocab = llama_cpp.llama_model_get_vocab(model)
     parsed = [_ids(vocab, text, parse=True) for text in texts]
     plain = [_ids(vocab, text, parse=False) for text in texts]
-    json.dump([parsed, plain, [_text(vocab, ids) for ids in parsed]], sys.stdout)
+    again = [_text(vocab, ids) for ids in parsed]
+    llama_cpp.llama_model_free(model)
+    return [parsed, plain, again]
+
+
+def main(paths: list[str]) -> None:
+    """Load the files and answer on stdout."""
+    texts = json.load(sys.stdin)
+    llama_cpp.llama_log_set(_silence, None)
+    json.dump([_answer(path, texts) for path in paths], sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

@@ -138,6 +138,11 @@ def test_the_page_of_what_is_merged_is_fresh() -> None:
     assert (ROOT / "docs" / "merging.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
 
 
+def test_the_page_of_tokenizers_is_fresh() -> None:
+    text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["tokenizers"]()
+    assert (ROOT / "docs" / "tokenizers.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
+
+
 def test_the_page_of_commands_is_fresh() -> None:
     text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["render"]()
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"

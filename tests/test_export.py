@@ -13,10 +13,10 @@ from gguf import GGUFReader
 from tiny import make
 
 from exporter import Options, export, load_profile
+from exporter.check import prove
 from exporter.errors import EngineError, GgufxError, OutputError, ProofError, WeightError
 from exporter.pipeline import prepare
 from exporter.report import check_document, read_report
-from exporter.verify.proof import prove
 
 REPORTS = {"report.json", "report.md", "report.html"}
 Q8, Q4, BF16 = "run-139K-Q8_0.gguf", "run-139K-Q4_0.gguf", "run-139K-BF16.gguf"
@@ -67,6 +67,8 @@ def test_an_export_measures_each_level_and_leaves_nothing_else(run: Path, out: P
     assert [(check["name"], check["status"]) for check in document["checks"]] == [
         ("load", "pass"),
         ("tokenizer", "pass"),
+        ("template", "pass"),
+        ("bos", "pass"),
     ]
     assert document["reference"]["kind"] == "bf16"
     on = document["measured_on"]
@@ -149,7 +151,7 @@ def test_more_levels_of_a_run_grow_its_report(run: Path, out: Path, text: Path) 
     assert names(out) == {Q8, Q4, BF16} | REPORTS
     together = export_to(out.with_name("together"), run, "q8_0", "q4_0", "bf16", text=text, chunks=2)
     assert together["levels"] == second["levels"]
-    assert [sorted(check["levels"]) for check in second["checks"]] == [["bf16", "q4_0", "q8_0"]] * 2
+    assert [sorted(check["levels"]) for check in second["checks"]] == [["bf16", "q4_0", "q8_0"]] * 4
 
 
 def test_the_same_command_for_more_levels_is_taken_though_the_text_ends(run: Path, out: Path, text: Path) -> None:
@@ -249,7 +251,7 @@ def test_a_cut_file_fails_the_proof(kept: int, run: Path, tmp_path: Path) -> Non
     _, files = written(run, tmp_path, ("q8_0",))
     files["q8_0"].write_bytes(files["q8_0"].read_bytes()[:kept])
     opened, _, plan = prepare(str(run), [load_profile("q8_0")], Options(verify=False))
-    with pytest.raises(ProofError, match=r"q8_0\.gguf: llama\.cpp does not load the finished file"):
+    with pytest.raises(ProofError, match=r"q8_0\.gguf: the proof of load failed: llama\.cpp does not load"):
         prove(opened, plan, [files["q8_0"]], lambda _done, _total: None)
 
 

@@ -12,14 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("exporter", "converters", "quant_profiles")
 CODE = sorted(file for package in PACKAGES for file in ROOT.glob(f"{package}/**/*.py"))
-TABLES = {"decoder", "spec", "rope"}
+TABLES = {"decoder", "delta_net", "gemma_layers", "mla", "spec", "rope"}
 ANY = {"ANY"}
 
 # Run-time imports: part of the pipeline -> parts it may import. `errors` is everybody's.
 ARROWS: dict[str, set[str]] = {
     "exporter": set(),  # its public names are imported when they are asked for
     "cli": ANY,
-    "pipeline": {"run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report"},
+    "pipeline": {"run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report", "check"},
     "inspect": {"run", "source", "plan"},
     "run": {"config", "tokenizer", "converters", "converters.spec"},
     "config": {"converters.spec"},
@@ -31,7 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "plan": {"config", "profiles", "tokenizer", "header", "vocabulary", "converters.spec", "report"},
     "writer": {"quantize", "header"},
     "quantize": {"ggml"},
-    "verify": {"llamacpp", "tokenizer"},
+    "verify": {"llamacpp"},
+    "check": {"llamacpp", "tokenizer", "verify"},
     "profiles": set(),
     "tokenizer": {"vocabulary"},
     "vocabulary": set(),
@@ -44,6 +45,9 @@ ARROWS: dict[str, set[str]] = {
     "quant_profiles": set(),
     "converters.spec": set(),
     "converters.decoder": {"converters.spec"},
+    "converters.gemma_layers": {"converters.decoder", "converters.spec"},
+    "converters.delta_net": {"converters.decoder", "converters.spec"},
+    "converters.mla": {"converters.decoder", "converters.rope", "converters.spec"},
     "converters.rope": {"converters.spec"},
     "FAMILY": {f"converters.{name}" for name in TABLES},
     "converters": {"FAMILY", "converters.spec"},
@@ -53,6 +57,8 @@ SLOW = {"torch", "transformers", "peft", "llama_cpp", "matplotlib", "huggingface
 WIDE = {
     "exporter/tokenizer/special.py": "the tokenizers library raises Exception itself",
     "exporter/tokenizer/render.py": "a template may raise anything",
+    "exporter/check/second.py": "the same",
+    "exporter/check/live.py": "transformers and PEFT may raise anything: the proof is skipped, and says what",
 }
 """Files beside the commands that may catch Exception, and why."""
 

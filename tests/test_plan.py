@@ -11,7 +11,7 @@ import pytest
 from exported import change_json, planned, written
 from tiny import TINY, make
 
-from exporter.errors import GgufxError, PlanError
+from exporter.errors import GgufxError, PlanError, SourceError
 from exporter.plan import row_bytes
 from exporter.plan.show import as_document, render
 from exporter.profiles import profile_names
@@ -181,6 +181,11 @@ def test_a_missing_weight_is_refused_by_name(name: str, weight: str, tmp_path: P
         planned(run, "q4_k_m")
 
 
+NOT_AS_LARGE = r"(is|are) \[.*, (config\.json makes it|the other experts are) \[|expected one of the last two axes to be"
+NOT_AS_LARGE += r"|heads.* make \d+ rows\. config\.json is another model's"
+NOT_AS_LARGE += r"|equal parts\. config\.json is another model's"
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_each_tensors_shape_is_compared_with_the_config(name: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
@@ -188,12 +193,21 @@ def test_each_tensors_shape_is_compared_with_the_config(name: str, tmp_path: Pat
     run = make(name, tmp_path / "run")
     stored = load_file(run / "model.safetensors")
     left_out = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+    left_out += ("model.embed_vision.", "model.embed_audio.", "model.audio_tower.")
+    left_out += ("visual.", "model.visual.", "mtp.", "model.mtp.", "vision_model.")
     for weight in [key for key in stored if not key.startswith(left_out) and ".layers.1." not in key]:
-        if weight.endswith(("embed_tokens.weight", "lm_head.weight")):
-            continue  # compared with each other
-        short = stored | {weight: stored[weight][..., :-1].contiguous()}
+        if weight.endswith(("embed_tokens.weight", "lm_head.weight")) or ".layers.3." in weight:
+            continue  # compared with each other; a layer behind the last is left out
+        if re.search(r"\.layers\.([4-9]|1\d|2[0-3])\.", weight) and name.startswith("gemma3n"):
+            continue  # as in the first
+        if weight.endswith(".attn.bias"):
+            continue  # a mask that GPT-2's checkpoints hold
+        if name == "cohere2-bias" and weight.endswith(".bias"):
+            continue  # zeros, which are not written
+        cut = 2 if stored[weight].shape[-1] > 2 else 1  # two, as some are two weights in turn
+        short = stored | {weight: stored[weight][..., :-cut].contiguous()}
         save_file(short, run / "model.safetensors", {"format": "pt"})
-        with pytest.raises(PlanError, match=r"(is|are) \[.*, (config\.json makes it|the other experts are) \["):
+        with pytest.raises((PlanError, SourceError), match=NOT_AS_LARGE):
             planned(run, "q8_0")
 
 

@@ -257,7 +257,10 @@ def test_every_level_gives_llamacpps_types(name: str, folder: Path) -> None:
     quantize([(source, out, load_profile(level).file_type_id, False) for level, out in outputs.items()])
     for level, out in outputs.items():
         chosen = choose_types(load_profile(level), case.shapes, case.facts)
-        assert {tensor: choice.type for tensor, choice in chosen.items()} == types_of(out), level
+        theirs = types_of(out)
+        if level in {"f16", "bf16"}:  # of an F32 file it is left as it was; llama.cpp's converter stores 16 bits
+            theirs |= {tensor: level.upper() for tensor in theirs if tensor == "per_layer_model_proj.weight"}
+        assert {tensor: choice.type for tensor, choice in chosen.items()} == theirs, level
         out.unlink()
 
 

@@ -16,7 +16,7 @@ LEVELS = profile_names()
 def test_levels_are_listed_from_most_to_fewest_bits() -> None:
     assert (
         *("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_0"),
-        *("q4_k_m", "q4_k_s", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
+        *("q4_k_m", "q4_k_s", "q4_0", "mxfp4_moe", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
     ) == LEVELS
 
 

@@ -176,6 +176,17 @@ def test_mxfp4_as_transformers(tmp_path: Path) -> None:
     assert files.tensors["x.gate_up_proj_bias"].dtype == "F32"
     for expert in range(2):
         check_ranges(files, "x.gate_up_proj", expected[expert], expert)
+        for columns in (slice(0, 24), slice(5, 6), slice(8, 20, 2), slice(9, 9)):
+            assert files.read("x.gate_up_proj", (expert, slice(None), columns)).equal(expected[expert][:, columns])
+    with pytest.raises(TypeError, match="is not read by"):
+        files.read("x.gate_up_proj", (0, slice(1, 2), slice(0, 3)))
+
+
+def test_columns_of_weights_that_are_quantized_by_rows(tmp_path: Path) -> None:
+    tensors, expected = fp8({"weight_block_size": [16, 32]}, random(64, 96))
+    files = stored(tensors, {"quant_method": "fp8", "weight_block_size": [16, 32]}, tmp_path)
+    for columns in (slice(0, 96), slice(31, 65), slice(7, 90, 2)):
+        assert files.read("x.weight", (slice(None), columns)).equal(expected[:, columns])
 
 
 def test_gptq_second_version_has_zero_points_as_they_are(tmp_path: Path) -> None:

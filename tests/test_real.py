@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import adapted, load, one_thread, quiet
+from exported import written
 from f32_logits import f32_logits
 from gguf import GGUFReader
 from gguf.quants import dequantize
@@ -128,6 +129,8 @@ def test_each_level_of_a_lora_run_is_proved_and_measured(tuned: Exported) -> Non
     assert {check["name"]: check["status"] for check in report["checks"]}.items() >= {
         "load": "pass",
         "tokenizer": "pass",
+        "template": "pass",
+        "bos": "pass",
     }.items()
     assert [block["quant"] for block in report["levels"]] == ["f32", "q8_0", "q4_k_m"]
     assert report["reference"]["kind"] == "f32"
@@ -144,6 +147,20 @@ def test_each_level_of_a_lora_run_is_proved_and_measured(tuned: Exported) -> Non
         assert block["perplexity"]["ratio"] == pytest.approx(1, abs=0.1)
         errors = [block[name]["error"] for name in ("perplexity", "kld", "top1", "top5", "dp")]
         assert all(error > 0 for error in [*errors, block["perplexity"]["ratio_error"]])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "smollm2-lora", "gemma-3-270m"])
+def test_every_proof_of_a_real_model_passes(name: str, tmp_path: Path) -> None:
+    run = real(name)
+    for file in written(run, tmp_path, ("f32", "bf16"), threads=2)[1].values():
+        command = [sys.executable, "-c", "from exporter.cli import main; main()", "check", str(file), "--json"]
+        done = subprocess.run([*command, "--against", str(run)], capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr
+        found = {check["name"]: check["status"] for check in json.loads(done.stdout)["checks"]}
+        # Gemma's pretrained model has no chat template.
+        template = "skipped" if name == "gemma-3-270m" else "pass"
+        assert found == dict.fromkeys(("load", "tokenizer", "bos", "logits"), "pass") | {"template": template}
 
 
 def test_what_the_adapter_changed_is_reported(tuned: Exported) -> None:

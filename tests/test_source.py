@@ -13,6 +13,7 @@ import pytest
 import torch
 from adapters import finished, source_of, write_adapter
 from tiny import TINY, make, weights
+from tiny.values import Array
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import PlanError, SourceError
@@ -44,19 +45,33 @@ def _expected(name: str, dtype: str) -> dict[str, torch.Tensor]:
     kind: torch.dtype = getattr(torch, dtype)
     found = {}
     for key, array in weights(name).items():
-        ours = key
+        ours = key.removeprefix("language_model.")
         for old, new in EXPERTS.items() if TINY[name].config["model_type"] == "mixtral" and ".mlp." in key else ():
             ours = ours.replace(old, new)
-        if not key.startswith(("vision_tower.", "multi_modal_projector.")):
+        if TINY[name].layout == "turned" and ".experts." in key and array.ndim == 3:
+            found |= {k: torch.from_numpy(v).to(kind).to(torch.float32) for k, v in _experts(key, array).items()}
+        elif not key.startswith(("vision_tower.", "vision_model.", "multi_modal_projector.")):
             found[ours] = torch.from_numpy(array).to(kind).to(torch.float32)
     return found
+
+
+def _experts(key: str, array: Array) -> dict[str, Array]:
+    """Each expert's matrices of a tensor (experts, inputs, outputs); gpt-oss has gate and up in turn."""
+    stem, _, joined = key.rpartition(".")
+    made = {}
+    for e, matrix in enumerate(array.transpose(0, 2, 1)):
+        half = len(matrix) // 2
+        gate_up = (matrix[::2], matrix[1::2]) if ".mlp." in key else (matrix[:half], matrix[half:])
+        parts = (matrix,) if joined == "down_proj" else gate_up
+        made |= {f"{stem}.{e}.{p}_proj.weight": v.copy() for p, v in zip(joined[:-5].split("_"), parts, strict=True)}
+    return made
 
 
 def _equal(found: Weights, expected: Weights) -> bool:
     return found.keys() == expected.keys() and all(found[key].equal(expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if not name.endswith("-mtp")])  # the run says what is left out
 def test_every_layout_gives_the_models_weights(name: str, tmp_path: Path) -> None:
     source = source_of(make(name, tmp_path, dtype="bfloat16"))
     expected = _expected(name, "bfloat16")

@@ -10,8 +10,8 @@ import tokenizers
 from sentencepiece import SentencePieceProcessor
 from tiny import GOLDEN, TINY, fingerprint, golden, make, weights
 
-LOADED = [name for name, tiny in TINY.items() if tiny.loads]
-SPM = [name for name, tiny in TINY.items() if tiny.tokenizer not in {"llama3", "qwen"}]
+LOADED = [name for name, tiny in TINY.items() if tiny.loads and tiny.forward is None]
+SPM = [name for name, tiny in TINY.items() if tiny.tokenizer not in {"llama3", "qwen", "glm"}]
 TEXTS = ("the that with 12345 ing's", "  hello\n\nwörld 中文字 🚀 the", "this is\tthe ...", " ", "")
 
 
@@ -102,5 +102,6 @@ def test_both_tokenizer_files_give_the_same_ids(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", TINY)
 def test_ids_fit_the_embedding(name: str, tmp_path: Path) -> None:
     fast = tokenizers.Tokenizer.from_file(str(make(name, tmp_path) / "tokenizer.json"))
-    rows = weights(name)["model.embed_tokens.weight"].shape[0]
+    called = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+    rows = next(weight.shape[0] for key, weight in weights(name).items() if key.endswith(called))
     assert rows - 8 <= fast.get_vocab_size() <= rows

@@ -13,7 +13,7 @@ from vocabs import LLAMA3, add, ask_llama, assert_same_ids, begins, edit, make_b
 from converters.spec import Tokens
 from exporter.errors import TokenizerError
 from exporter.tokenizer import find_tokenizer_files, read_tokenizer
-from exporter.tokenizer.pre import cuts_alike
+from exporter.tokenizer.cuts import cuts_alike
 from exporter.tokenizer.sample import expected_ids
 from exporter.tokenizer.template import end_of_turn
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHAT = "{% for m in messages %}<|role|>{{ m['content'] }}<|turn|>\n{% endfor %}"
 GGML = "tokenizer.ggml."
+WORDS = ("end", "turn", "role")
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 
@@ -124,6 +125,29 @@ def test_ends_of_text_and_turn_come_from_all_files(tmp_path: Path) -> None:
     assert bare.metadata[GGML + "eos_token_id"] == ids("<|turn|>")
     assert bare.sources["eos"] == "config.json"
     assert bare.metadata[GGML + "eot_token_id"] == ids("<|end|>")
+
+
+def test_every_end_is_reported_with_who_says_so(tmp_path: Path) -> None:
+    folder = make_bytes(tmp_path / "run", chat_template=CHAT)
+    end, turn, role = (Backend.from_file(str(folder / "tokenizer.json")).token_to_id(f"<|{x}|>") for x in WORDS)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, role]}))
+    tokenizer = read(folder, config={"eos_token_id": end})
+    found = {one.token: (one.text, one.said_by, one.stops) for one in tokenizer.ends}
+    assert found == {
+        end: ("<|end|>", ("tokenizer_config.json", "config.json", "generation_config.json"), "eos"),
+        turn: ("<|turn|>", ("the chat template",), "eot"),
+        role: ("<|role|>", ("generation_config.json",), "no"),
+    }
+    assert tokenizer.facts["ends"] == [one.document for one in tokenizer.ends]
+
+
+@pytest.mark.parametrize("form", [["Taxol"], {"drug_token": "Taxol"}, [{"content": "Taxol"}]])
+def test_extra_special_tokens_in_every_form(form: object, tmp_path: Path) -> None:
+    folder = make_bytes(tmp_path / "run", **dict.fromkeys(["extra_special_tokens"], form))
+    add(folder, AddedToken("Taxol", special=True, normalized=False), AddedToken("Aspirin", special=True))
+    types = read(folder).metadata[GGML + "token_type"]
+    assert isinstance(types, tuple)
+    assert types[-2:] == (CONTROL, USER_DEFINED)
 
 
 def test_a_special_token_must_exist(tmp_path: Path) -> None:

@@ -46,11 +46,17 @@ def write_vocab(tokenizer: Tokenizer, path: Path, name: str = "") -> Path:
 
 def ask_llama(path: Path, texts: list[str]) -> list[Any]:
     """Return llama.cpp's ids with special tokens parsed, its ids without, and its text of the former."""
-    child = [sys.executable, str(Path(__file__).with_name("llama_ids.py")), str(path)]
+    answer: list[Any] = ask_llama_all([path], texts)[0]
+    return answer
+
+
+def ask_llama_all(paths: list[Path], texts: list[str]) -> list[Any]:
+    """Return the same for several files, in one process."""
+    child = [sys.executable, str(Path(__file__).with_name("llama_ids.py")), *map(str, paths)]
     done = subprocess.run(child, input=json.dumps(texts), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    answer: list[Any] = json.loads(done.stdout)
-    return answer
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
 
 
 def make_bytes(folder: Path, *, regex: str = LLAMA3, post: object = None, **config: object) -> Path:

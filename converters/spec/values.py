@@ -39,6 +39,10 @@ class Row:
     """The config field that says whether the model has it; None: its weights say so."""
     layers: str | None = None
     """The config field with a truth for each layer, which says where it is; None: in all."""
+    unread: str | None = None
+    """The config field with a truth for each layer, which says where the graph never reads it, so that it may lack."""
+    stands_in: bool = False
+    """llama.cpp loads it even where it is unread: the first layer's stands in for one that lacks."""
     rows: Order | None = None
     columns: Order | None = None
     matrices: str | None = None
@@ -47,6 +51,8 @@ class Row:
     """Each matrix is turned over."""
     minus_exp: bool = False
     """Of each number x it holds -exp(x)."""
+    unit: str | None = None
+    """The config field that says whether each row is divided by its length."""
     flat: bool = False
     """The weight has further axes, which are joined to one row."""
     zero: bool = False
@@ -81,6 +87,9 @@ class View:
     """The matrix is stored turned over: (…, columns, rows)."""
     mixed: bool = False
     """The parts' rows are stored in turn, not one part after another."""
+    width: str | None = None
+    """``rows`` or ``columns``: which of them are as many as the embedding's columns, where the matrix is stored turned
+    over by some versions of transformers and not by others; None: always as ``turned`` says."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,8 @@ class AtLayers:
     """A required value: one for the model with so many layers, another for every other."""
 
     layers: int
-    then: SameAs | Ratio
-    otherwise: SameAs | Ratio
+    then: Scalar | SameAs | Ratio
+    otherwise: Scalar | SameAs | Ratio
 
 
 Default = Scalar | SameAs | Ratio | None
@@ -131,6 +140,10 @@ class Tokens:
     """Written as ``add_prefix_space`` of tokenizer_config.json says, where it does."""
     ids: Mapping[str, int] = field(default_factory=dict)
     """GGUF's word (``prefix``, ``eot``, …) and the id that is always written for it."""
+    pre: str | None = None
+    """llama.cpp's pre-tokenizer where its names leave a choice: one of several that cut alike, or ``gemma4``."""
+    visible: frozenset[str] = frozenset()
+    """Special tokens that stay visible text, because a program reads them there."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,8 @@ class Family:
     notes: Mapping[str, str] = field(default_factory=dict)
     """Fields that llama.cpp ignores: a value is answered with this warning."""
     shapes: Mapping[str, tuple[str | int, ...] | None] = field(default_factory=dict)
-    """Shapes that differ from the usual, by the tensor's name in a layer: numbers, or config fields; None: any."""
+    """Shapes that differ from the usual, by the tensor's name in a layer: numbers, or config fields (of one number, or
+    of one for each layer); None: any."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Parts that are not exported: what they are called in the report, and the stored names' beginnings, in which
     ``{n}`` is the number of layers."""

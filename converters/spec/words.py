@@ -1,5 +1,6 @@
 """The words a family's table is written in: short functions that make its values."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from converters.spec.values import Field, Order, Prefix, Row, View
@@ -25,19 +26,28 @@ def flagged(row: str | Row, *, by: str) -> Row:
     return replace(row if isinstance(row, Row) else Row(row), flag=by)
 
 
+def flagged_rows(table: Mapping[str, str | Row], *, by: str) -> dict[str, str | Row]:
+    """Rows that a model has where a config field is true, and that it has not where it is not."""
+    return {name: flagged(row, by=by) for name, row in table.items()}
+
+
 def given(name: str) -> Field:
     """A config field that is written only where the config gives it."""
     return Field(name, optional=True)
 
 
-def part(stored: str, k: int, *, of: int) -> View:
-    """Expert ``{e}``'s k-th of so many equal parts of the rows of a fused tensor (experts, of * rows, columns)."""
-    return View(stored, part=k, of=of)
+def part(stored: str, k: int, *, of: int, width: str | None = None) -> View:
+    """Expert ``{e}``'s k-th of so many equal parts of the rows of a fused tensor (experts, of * rows, columns).
+
+    With ``width``, ``rows`` or ``columns``, the last two axes may be exchanged: those are as many as the embedding's
+    columns, which tells.
+    """
+    return View(stored, part=k, of=of, width=width)
 
 
-def each(stored: str) -> View:
-    """Expert ``{e}``'s matrix of a fused tensor (experts, rows, columns)."""
-    return View(stored)
+def each(stored: str, *, width: str | None = None) -> View:
+    """Expert ``{e}``'s matrix of a fused tensor (experts, rows, columns); ``width`` as for ``part``."""
+    return View(stored, width=width)
 
 
 def strip(stored: str) -> Prefix:
@@ -70,6 +80,19 @@ def at(row: str | Row, *, layers: str) -> Row:
     return replace(row if isinstance(row, Row) else Row(row), layers=layers)
 
 
+def some_layers(table: Mapping[str, str | Row], *, layers: str) -> dict[str, str | Row]:
+    """Rows that only those layers have for which a config field holds true."""
+    return {name: at(row, layers=layers) for name, row in table.items()}
+
+
+def unread(row: str | Row, *, layers: str, stands_in: bool = False) -> Row:
+    """A row that the graph does not read in those layers for which a config field holds true, where it may lack.
+
+    Where llama.cpp loads it nevertheless, the first layer's ``stands_in``.
+    """
+    return replace(row if isinstance(row, Row) else Row(row), unread=layers, stands_in=stands_in)
+
+
 def rows(source: str, order: Order, *, heads: str | None = None) -> Row:
     """Some of a weight's rows, in an order; then from halves to pairs where ``heads`` is given."""
     return Row(source, rows=order, heads=heads)
@@ -80,9 +103,24 @@ def columns(source: str, order: Order) -> Row:
     return Row(source, columns=order)
 
 
+def flat(row: str | Row) -> Row:
+    """A weight of more than two axes, of which all but the first are joined to one."""
+    return replace(row if isinstance(row, Row) else Row(row), flat=True)
+
+
+def minus_exp(row: str | Row) -> Row:
+    """A weight that stores the logarithm of what is taken away: of each number x it becomes -exp(x)."""
+    return replace(row if isinstance(row, Row) else Row(row), minus_exp=True)
+
+
 def must_be_zero(source: str) -> Row:
     """A weight that llama.cpp's graph has no place for, so that only one of zeros alone is accepted; in some layers."""
     return Row(source, optional=True, zero=True)
+
+
+def unit_rows(source: str, *, by: str) -> Row:
+    """A weight whose rows are each divided by their length where a config field is true."""
+    return Row(source, unit=by)
 
 
 def stacked(source: str, *, count: str) -> Row:

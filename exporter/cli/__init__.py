@@ -32,8 +32,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("run")
-@takes("quant", "out", *RUN, "text", "chunks", "compat", "no_verify", "no_fallback")
-@takes("overwrite", "threads", "scratch", "quiet", "json")
+@takes("quant", "out", *RUN, "pre", "text", "chunks", "compat", "no_verify", "no_fallback")
+@takes("prove", "overwrite", "threads", "scratch", "quiet", "json")
 def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> int:  # noqa: ANN401  (options, by name)
     """Merge, convert, quantize, verify, report a RUN.
 
@@ -50,7 +50,7 @@ def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> 
 
 @cli.command()
 @click.argument("run")
-@takes(*RUN, "json")
+@takes(*RUN, "pre", "json")
 def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Say what a RUN is.
 
@@ -64,7 +64,7 @@ def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
 
 @cli.command()
 @click.argument("run")
-@takes("quant", *RUN, "no_fallback", "json")
+@takes("quant", *RUN, "pre", "no_fallback", "json")
 def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Print every decision of an export.
 
@@ -104,6 +104,30 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
     click.echo(json.dumps(document, indent=2, ensure_ascii=False) if asked["as_json"] else text)
     if check:
         require_passed(document)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@takes("against", *RUN, "pre", "text", "threads", "quiet", "json")
+def check(file: Path, against: str, **asked: Any) -> None:  # noqa: ANN401
+    """Prove a finished FILE against the run it was made from.
+
+    That llama.cpp loads it; its tokens, and the ids of thousands of texts (with --text, of that too); its chat
+    template, by a second engine; one BOS; and, where it is not quantized, its logits against transformers with the
+    live adapter. What cannot be run is skipped, with the reason. Status 2: a proof failed.
+    """
+    from exporter.check import Asked, check_file, require_passed  # noqa: PLC0415  (slow to import)
+    from exporter.check.show import as_document, render  # noqa: PLC0415
+    from exporter.pipeline import cores, prepare  # noqa: PLC0415
+
+    with Steps(quiet=asked["quiet"]) as steps:
+        run, _, plan = prepare(against, [], options(asked | {"no_verify": True}))
+        steps("check", 0, 1)
+        checks = check_file(run, plan, file, Asked(asked["text"], threads=cores(asked["threads"])))
+        steps("check", 1, 1)
+    document = as_document(file, against, checks)
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if asked["as_json"] else render(checks))
+    require_passed(file, checks)
 
 
 @cli.command()

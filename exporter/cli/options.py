@@ -1,5 +1,6 @@
 """The options: each means the same wherever it is."""
 
+import difflib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+def pre_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """The name of a pre-tokenizer that llama.cpp knows; BadParameter with near ones for another."""
+    from exporter.tokenizer.pre_table import NAMES  # noqa: PLC0415  (slow to import)
+
+    if name is None or name in NAMES:
+        return name
+    near = difflib.get_close_matches(name, NAMES, n=5, cutoff=0.4)
+    raise click.BadParameter(
+        f"llama.cpp knows no pre-tokenizer {name!r}; near: {', '.join(near) or 'none'}. All are in docs/tokenizers.md."
+    )
+
 
 OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     "quant": click.option(
@@ -56,6 +70,12 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         show_default=True,
         help="Lay a QLoRA adapter over the 16-bit base, or over its 4-bit round trip, as in training.",
     ),
+    "pre": click.option(
+        "--pre",
+        metavar="NAME",
+        callback=pre_name,
+        help="llama.cpp's name of the pre-tokenizer, in place of the one that the tokenizer's structure gives.",
+    ),
     "text": click.option("--text", type=FILE, metavar="FILE", help="Evaluation text; without it one that comes along."),
     "chunks": click.option(
         "--chunks", type=click.IntRange(1), metavar="N", help="At most so many windows of 512 tokens (default 40)."
@@ -63,6 +83,10 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
     "compat": click.option(
         "--compat", type=click.Choice(["llama.cpp"]), help="llama-perplexity's windows, scoring and encoding."
     ),
+    "prove": click.option(
+        "--prove", is_flag=True, help="Prove the logits too: those of transformers with the live adapter."
+    ),
+    "against": click.option("--against", metavar="RUN", required=True, help="The run that the file was made from."),
     "no_verify": click.option("--no-verify", is_flag=True, help="Do not measure; the files are proved all the same."),
     "no_fallback": click.option("--no-fallback", is_flag=True, help="Refuse instead of substituting a type."),
     "overwrite": click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
@@ -106,6 +130,7 @@ def options(asked: Mapping[str, Any]) -> "Options":
         adapters=tuple(asked.get("adapters") or ()),
         packing=asked.get("packing"),
         qlora_base=asked.get("qlora_base") or "full",
+        pre=asked.get("pre"),
         text=asked.get("text"),
         chunks=asked.get("chunks"),
         mode=asked.get("compat") or "default",
@@ -114,5 +139,6 @@ def options(asked: Mapping[str, Any]) -> "Options":
         verify=not asked.get("no_verify"),
         overwrite=bool(asked.get("overwrite")),
         fallbacks=not asked.get("no_fallback"),
+        prove=bool(asked.get("prove")),
         command=("ggufx", *sys.argv[1:]),
     )

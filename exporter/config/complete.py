@@ -34,6 +34,7 @@ FEW_KNOW: dict[str, tuple[Required, ...]] = {
     "rope_truncate": (True, None),
     "rope_scaling_beta": (None,),
     "rope_context": (None,),
+    "rope_dynamic_factor": (None,),
 }
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
@@ -86,7 +87,7 @@ def _check_counts(config: Config, family: Family, path: Path) -> None:
     written = family.metadata.values()
     for name in (*COUNTS, *family.counts):
         value = config.get(name)
-        if value is None and (name in family.defaults or name not in NEEDED):
+        if name in family.derived or (value is None and (name in family.defaults or name not in NEEDED)):
             continue
         whole = isinstance(value, int) and not isinstance(value, bool)
         lowest = 1 if name in written or name in NEEDED or name == "head_dim" else 0

@@ -12,6 +12,7 @@ ROPE_FIELDS: Mapping[str, Mapping[str, str]] = {
     "default": {},
     "linear": {"factor": "rope_scaling_factor"},
     "proportional": {},
+    "dynamic": {"factor": "rope_dynamic_factor"},
     "llama3": {
         "factor": "rope_factor",
         "low_freq_factor": "rope_low_freq_factor",
@@ -48,6 +49,7 @@ LISTS = {"rope_short_factors": float, "rope_long_factors": float, "rope_sections
 FLAGS = {"rope_truncate", "rope_interleaved"}
 NEEDED = {
     "linear": ("factor",),
+    "dynamic": ("factor",),
     "llama3": tuple(ROPE_FIELDS["llama3"]),
     "yarn": ("factor", "original_max_position_embeddings"),
     "longrope": ("short_factor", "long_factor"),
@@ -77,7 +79,8 @@ def rotation(config: Mapping[str, object], path: Path) -> dict[str, object]:
         full, local = stored["full_attention"], stored.get("sliding_attention") or {}
         known = isinstance(full, dict) and isinstance(local, dict)
         windowed = _scaling(local, path) if known else {}
-        if windowed.get("rope_type") != "default" or set(stored) - {"full_attention", "sliding_attention"}:
+        odd = {key for key, value in windowed.items() if key not in {"rope_type", "rope_theta"} and value != 1.0}
+        if windowed.get("rope_type") != "default" or odd or set(stored) - {"full_attention", "sliding_attention"}:
             raise RunError(f"{path}: rope_parameters {stored!r}: only plain rotation is known for windowed layers.")
         flat = {"rope_local_theta": windowed["rope_theta"]} if "rope_theta" in windowed else {}
         stored = full

@@ -31,6 +31,8 @@ _DOING = {
     "start": "make a context for",
     "tokenize": "tokenize text with",
     "pieces": "write text with",
+    "texts": "list the tokens of",
+    "value": "read the metadata of",
     "decode": "run",
     "rows": "give the logits of",
 }
@@ -41,13 +43,15 @@ _START = "from exporter.llamacpp.child import serve; serve({parent})"
 class Shape:
     """How a context is made: its length, and the most tokens and rows of logits of one decode.
 
-    ``threads`` 0 means all cores that this process may use.
+    ``threads`` 0 means all cores that this process may use; ``exact`` keeps keys and values in float32,
+    and does not use flash attention, which computes in float16.
     """
 
     context: int
     batch: int
     outputs: int
     threads: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,17 @@ class Engine:
         """The text of ids, joined, control tokens left out; whole UTF-8 only where the ids end at a character."""
         _, payload = self._ask("pieces", {}, np.asarray(ids, np.int32).tobytes())
         return payload
+
+    def texts(self) -> list[bytes]:
+        """The text of each token of the vocabulary, as the file spells it."""
+        _, payload = self._ask("texts", {})
+        return payload.split(b"\0")
+
+    def value(self, key: str) -> str | None:
+        """A value of the file's metadata, written as text; None where there is none."""
+        reply, _ = self._ask("value", {"key": key})
+        found: str | None = reply["value"]
+        return found
 
     def decode(self, ids: Ids, position: int, first: int = 0) -> int:
         """Run ids at ``position``, after what is in the cache (position 0 empties it); logits of ids[first:] are kept.

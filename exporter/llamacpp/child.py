@@ -111,6 +111,9 @@ def _start(held: _Held, request: dict[str, Any], _: bytes) -> Answer:
     params.n_outputs_max = request["outputs"]
     params.n_threads = params.n_threads_batch = request["threads"]
     params.op_offload = params.offload_kqv = False
+    if request["exact"]:
+        params.type_k = params.type_v = held.c.GGML_TYPE_F32
+        params.flash_attn_type = held.c.LLAMA_FLASH_ATTN_TYPE_DISABLED
     held.context = held.c.llama_init_from_model(held.model, params)
     if not held.context:
         raise EngineError(f"no context of {request['context']} tokens could be made (is there memory for it?)")
@@ -134,6 +137,16 @@ def _pieces(held: _Held, _: dict[str, Any], payload: bytes) -> Answer:
         n = held.c.llama_token_to_piece(held.vocab, token, text, len(text), 0, False)  # noqa: FBT003  # a C call
         parts.append(text.raw[: max(n, 0)])
     return {}, b"".join(parts)
+
+
+def _texts(held: _Held, _: dict[str, Any], __: bytes) -> Answer:
+    return {}, b"\0".join(held.c.llama_vocab_get_text(held.vocab, token) or b"" for token in range(held.n_vocab))
+
+
+def _value(held: _Held, request: dict[str, Any], _: bytes) -> Answer:
+    text = ctypes.create_string_buffer(4096)
+    size = held.c.llama_model_meta_val_str(held.model, request["key"].encode(), text, len(text))
+    return {"value": text.value.decode("utf-8", "replace") if size >= 0 else None}, b""
 
 
 def _decode(held: _Held, request: dict[str, Any], payload: bytes) -> Answer:
@@ -167,6 +180,8 @@ _OPS: dict[str, Callable[[_Held, dict[str, Any], bytes], Answer]] = {
     "start": _start,
     "tokenize": _tokenize,
     "pieces": _pieces,
+    "texts": _texts,
+    "value": _value,
     "decode": _decode,
     "rows": _rows,
 }

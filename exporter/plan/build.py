@@ -12,6 +12,7 @@ from exporter.plan.tensors import Tensor, lay_out
 from exporter.plan.values import Job, Output, Plan, Value, padded, row_bytes
 from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
 from exporter.tokenizer import count_tokens, find_tokenizer_files, read_files, read_tokenizer
+from exporter.tokenizer.made import with_tokenizer_json
 from exporter.vocabulary import Ledger, check, weigh
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Wishes:
 
     measured: bool = True
     fallbacks: bool = True
+    pre: str | None = None
+    """llama.cpp's name of the pre-tokenizer, where the tokenizer's own structure shall not decide."""
 
 
 def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wishes = Wishes()) -> Plan:
@@ -43,7 +46,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors, zeros = lay_out(run.family, config, shapes)
     ledger = _vocabulary(run, source, files := read_files(run.tokenizer_files))
-    tokenizer = read_tokenizer(files, config, shapes[EMBEDDING][0], run.family.tokens)
+    tokenizer = read_tokenizer(files, config, shapes[EMBEDDING][0], run.family.tokens, pre=wishes.pre)
     reference = _reference(profiles, source.dtypes()) if wishes.measured else None
     names = {profile.name for profile in profiles}
     everything = [*profiles, *(load_profile(name) for name in (reference,) if name is not None and name not in names)]
@@ -75,7 +78,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
 def _vocabulary(run: "Run", source: "Merged", files: "TokenizerFiles") -> Ledger:
     """The vocabulary's ledger. MergeError or TokenizerError where its rules refuse the run."""
     counts = source.rows()
-    base = find_tokenizer_files(run.base) if run.adapters else None
+    base = with_tokenizer_json(find_tokenizer_files(run.base)) if run.adapters else None
     size = run.config.get("vocab_size")
     own = not run.adapters or run.tokenizer_files["tokenizer.json"].parent != run.base
     tokens = replace(count_tokens(files, counts.rows, base), own=own)

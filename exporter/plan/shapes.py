@@ -15,17 +15,24 @@ if TYPE_CHECKING:
 def check_shapes(tensors: "Sequence[Tensor]", family: Family, config: Config) -> None:
     """PlanError where a tensor is not as large as config.json says."""
     rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
-    expected = _expected_shapes(config, rows) | {
-        name: None if shape is None else tuple(config[one] if isinstance(one, str) else one for one in shape)
-        for name, shape in family.shapes.items()
-    }
+    usual = _expected_shapes(config, rows)
     for tensor in tensors:
-        size = expected.get(re.sub(r"^blk\.\d+\.", "", tensor.name))
+        found = re.match(r"blk\.(\d+)\.", tensor.name)
+        layer, name = (int(found[1]), tensor.name[found.end() :]) if found else (0, tensor.name)
+        size = _own(family.shapes[name], config, layer) if name in family.shapes else usual.get(name)
         if size is not None and tensor.shape != size:
             raise PlanError(
                 f"{tensor.sources[0]} is {list(tensor.shape)}, config.json makes it {list(size)}. The weights and "
                 "config.json are of different models."
             )
+
+
+def _own(shape: "tuple[str | int, ...] | None", config: Config, layer: int) -> tuple[object, ...] | None:
+    """A shape that differs from the usual, in one layer; None: any."""
+    if shape is None:
+        return None
+    sizes = [config[one] if isinstance(one, str) else one for one in shape]
+    return tuple(size[layer] if isinstance(size, tuple) else size for size in sizes)
 
 
 def _expected_shapes(config: Config, rows: int) -> dict[str, tuple[object, ...] | None]:
@@ -37,7 +44,8 @@ def _expected_shapes(config: Config, rows: int) -> dict[str, tuple[object, ...] 
     experts = config.get("moe_intermediate_size", inner)
     shared = config.get("shared_expert_intermediate_size", inner)
     norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "output_norm")
-    return dict.fromkeys((f"{norm}.weight" for norm in norms), (hidden,)) | {
+    return dict.fromkeys((f"{norm}.{part}" for norm in norms for part in ("weight", "bias")), (hidden,)) | {
+        "output.bias": (rows,),
         "token_embd.weight": (rows, hidden),
         "output.weight": (rows, hidden),
         "attn_q.weight": (queries, hidden),

@@ -80,10 +80,11 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
             yield Tensor(name, values.shape, values=tuple(float(value) for value in values))
         return
     row = row if isinstance(row, Row) else Row(row)
-    layers = _layers(name, row, config)
-    there = [_sources(row, layer, config) for layer in layers]
-    absent = row.optional and not any(source in shapes for sources in there for source in sources)
-    if absent or (row.flag is not None and not config.get(row.flag)):
+    if row.flag is not None and not config.get(row.flag):
+        return
+    layers = _layers(name, row, config, shapes)
+    there = [_sources(row, layer, config, shapes) for layer in layers]
+    if row.optional and not any(source in shapes for sources in there for source in sources):
         return
     for layer, sources in zip(layers, there, strict=True):
         missing = [source for source in sources if source not in shapes]
@@ -106,13 +107,16 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
         yield Tensor(name.replace("{i}", str(layer)), stacked, sources, steps)
 
 
-def _layers(name: str, row: Row, config: Config) -> Sequence[int]:
-    """The layers that have a row."""
-    layers = range(cast("int", config["num_hidden_layers"])) if "{i}" in name else range(1)
-    if row.layers is None:
-        return layers
-    there = cast("Sequence[bool]", config[row.layers])
-    return [layer for layer in layers if there[layer]]
+def _layers(name: str, row: Row, config: Config, shapes: Shapes) -> Sequence[int]:
+    """The layers that have a row; of those in which the graph does not read it, the ones that have the weight."""
+    layers: Sequence[int] = range(cast("int", config["num_hidden_layers"])) if "{i}" in name else range(1)
+    if row.layers is not None:
+        there = cast("Sequence[bool]", config[row.layers])
+        layers = [layer for layer in layers if there[layer]]
+    if row.unread is not None and not row.stands_in:
+        spare = cast("Sequence[bool]", config[row.unread])
+        layers = [layer for layer in layers if not spare[layer] or row.source.replace("{i}", str(layer)) in shapes]
+    return layers
 
 
 def _steps(row: Row, config: Config, shape: tuple[int, ...]) -> tuple[Steps, tuple[int, ...]]:
@@ -133,7 +137,9 @@ def _steps(row: Row, config: Config, shape: tuple[int, ...]) -> tuple[Steps, tup
     if row.transposed:
         made = (*made[:-2], made[-1], made[-2])
     heads = cast("int", config[row.heads]) if row.heads else 0
-    return Steps(height, taken, across, heads, row.minus_exp, row.add, row.transposed), made
+    unit = row.unit is not None and bool(config[row.unit])
+    vectors = "{e}" in row.source and len(shape) == 1
+    return Steps(height, taken, across, heads, row.minus_exp, row.add, row.transposed, unit, vectors), made
 
 
 def count(spans: Iterable[Span]) -> int:
@@ -141,9 +147,10 @@ def count(spans: Iterable[Span]) -> int:
     return sum(len(range(*span)) for span in spans)
 
 
-def _sources(row: Row, layer: int, config: Config) -> tuple[str, ...]:
+def _sources(row: Row, layer: int, config: Config, shapes: Shapes) -> tuple[str, ...]:
     """The weights behind a row in one layer: one, or every expert's."""
     name = row.source.replace("{i}", str(layer))
     if "{e}" not in name:
-        return (name,)
+        lacks = row.stands_in and name not in shapes and cast("Sequence[bool]", config[row.unread or ""])[layer]
+        return (row.source.replace("{i}", "0") if lacks else name,)
     return tuple(name.replace("{e}", str(expert)) for expert in range(cast("int", config[row.count])))

@@ -33,6 +33,10 @@ class Steps:
     add: float = 0.0
     transposed: bool = False
     """Each matrix of the tensor is turned over."""
+    unit: bool = False
+    """Each row is divided by its length."""
+    vectors: bool = False
+    """Each source is a vector, and a row of the tensor."""
 
 
 STEPS = Steps()

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 import gguf
 
 from exporter.errors import PlanError
-from exporter.profiles.rules import PATTERNS, SIZE_CLASSES, Choice, Facts, Profile, Rule, quantizes_name
+from exporter.profiles.rules import PATTERNS, SIZE_CLASSES, Choice, Facts, Profile, Rule, halves_name, quantizes_name
 
 FALLBACK = {"Q6_K": "Q8_0", "Q5_K": "Q5_1", "Q4_K": "Q5_0", "Q3_K": "Q4_0", "Q2_K": "Q4_0"}  # blocks of 256 -> of 32
 
+HALVES = ("F16", "BF16")
 V_LIKE = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 
@@ -39,7 +40,8 @@ def _choice(
 ) -> Choice:
     name, shape = tensor
     if not _quantizes(name, shape):
-        return Choice("F32", "F32", None)
+        kind = profile.default if profile.default in HALVES and halves_name(name) else "F32"
+        return Choice(kind, kind, None)
     wanted = next((rule.type for rule in profile.rules if _fits(rule, facts, name, position)), profile.default)
     width = shape[-1]
     # llama.cpp asks this inside its rule for the head, and knows but one substitute there.

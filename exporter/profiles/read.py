@@ -48,7 +48,7 @@ def profile_names() -> tuple[str, ...]:
     """The built-in levels, from most to fewest bits; at the same default type llama.cpp's richer mixture first."""
     files = (file for file in resources.files("quant_profiles").iterdir() if file.name.endswith(".toml"))
     profiles = [parse_profile(file.read_text(encoding="utf-8"), file.name) for file in files]
-    profiles.sort(key=lambda profile: (bits_per_weight(profile.default), profile.file_type_id), reverse=True)
+    profiles.sort(key=lambda profile: (_fewest_bits(profile), profile.file_type_id), reverse=True)
     return tuple(profile.name for profile in profiles)
 
 
@@ -102,6 +102,11 @@ def bits_per_weight(name: str) -> float:
     """Bits that a type takes for each weight, its scales included: 4.5 for Q4_K."""
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
     return 8 * float(size) / float(block)
+
+
+def _fewest_bits(profile: Profile) -> float:
+    """The bits for each weight of the smallest type that a profile gives."""
+    return min(bits_per_weight(name) for name in (profile.default, *(rule.type for rule in profile.rules)))
 
 
 def _built_in(name: str) -> Profile:

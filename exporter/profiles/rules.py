@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import gguf
 
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "Q3_K", "Q2_K")
+TYPES = (
+    *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0"),
+    *("Q4_K", "Q4_1", "Q4_0", "MXFP4", "Q3_K", "Q2_K"),
+)
 
 # Names with one of these in them keep the source's type: small tensors, and harmed by few bits.
 KEPT = re.compile(
@@ -14,6 +17,8 @@ KEPT = re.compile(
     r"|indexer\.[kq]_proj\.weight|time_mix_(first|[wva][012]|g[12]|decay_w[12]|lerp_fused)\.weight|attn_rel_b\.weight"
     r"|\.position_embd|sam\.(pos_embd|neck\.|net_)|\.rel_pos|\.patch_(embd|merger)|a\.rvq\.codebook|mm\.a\.code_embd"
 )
+# Of these, the ones that llama.cpp's converter stores in 16 bits where that is what it is to write.
+HALVED = re.compile(r"per_layer_model_proj|altup_(un)?(embd_)?proj|altup_router\.|laurel_[lr]\.")
 
 
 @dataclass(frozen=True)
@@ -96,3 +101,8 @@ def quantizes_name(name: str) -> bool:
     return (
         name.endswith("weight") and name not in {"position_embd.weight", "token_types.weight"} and not KEPT.search(name)
     )
+
+
+def halves_name(name: str) -> bool:
+    """Whether a tensor that is never quantized is stored in 16 bits in a file of 16 bits."""
+    return HALVED.search(name) is not None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from converters import find, nearest
+from converters import REFUSED, find, nearest
 from converters.spec import Config, Family
 from exporter.config import complete, read_config
 from exporter.errors import RunError
@@ -17,6 +17,7 @@ from exporter.run.hub import expanded, is_folder, resolve
 from exporter.run.traces import read_traces
 from exporter.run.values import Asked, Run
 from exporter.tokenizer.files import find_tokenizer_files
+from exporter.tokenizer.made import with_tokenizer_json
 
 
 def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
@@ -48,7 +49,9 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
         adapters=(*own, *more),
         family=_behind_the_last(family, config),
         config=config,
-        tokenizer_files=find_tokenizer_files(folder if (folder / "tokenizer.json").exists() else given, found.folder),
+        tokenizer_files=with_tokenizer_json(
+            find_tokenizer_files(folder if (folder / "tokenizer.json").exists() else given, found.folder)
+        ),
         notes=(*notes, *found.notes, *traces.notes),
         warnings=warnings,
         trainer_from=traces.trainer_from,
@@ -84,6 +87,11 @@ def _family(config: Config, folder: Path) -> Family:
     """The family of a model; RunError for one that is not supported."""
     architecture = str(config["architecture"])
     family = find(architecture)
+    if architecture in REFUSED:
+        raise RunError(
+            f"{folder / 'config.json'}: {architecture} is not exported: {REFUSED[architecture]}. "
+            "The finished file would answer differently from the trained model."
+        )
     if family is None:
         near = nearest(architecture)
         raise RunError(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, View
 from exporter.errors import SourceError
@@ -43,6 +43,7 @@ def spell(stored: Mapping[str, Stored], family: Family, where: str, *, words: Co
     weights: dict[str, Weight] = {}
     left_out: dict[str, None] = {}
     rules = _Rules(family, words)
+    rules.width = next((one.shape[-1] for name, one in stored.items() if rules.without_prefix(name) == EMBEDDING), 0)
     for name, tensor in stored.items():
         part = rules.left_out(name)
         if part is not None:
@@ -77,8 +78,8 @@ def our_parts(stored: str, family: Family) -> tuple[tuple[str, int, int], ...]:
         match = pattern.fullmatch(name)
         if match:
             # What PEFT does to fused experts that are stored turned over is not known here.
-            views = ((_fill(ours, match), form) for ours, form in targets if isinstance(form, View) and not form.turned)
-            return tuple((ours, form.part, form.of) for ours, form in views)
+            views = [(_fill(ours, match), form) for ours, form in targets if isinstance(form, View)]
+            return tuple((ours, form.part, form.of) for ours, form in views if not form.turned and form.width is None)
     return ()
 
 
@@ -86,6 +87,7 @@ class _Rules:
     """A family's names as patterns; made once for a model, asked for every tensor."""
 
     def __init__(self, family: Family, words: Collection[str] = ()) -> None:
+        self.width = 0
         self._left_out = family.left_out
         self._types = {*FLOATS, *words}
         self._prefixes: list[tuple[str, str]] = []
@@ -127,12 +129,25 @@ class _Rules:
             match = pattern.fullmatch(name)
             if match:
                 for ours, form in targets:
-                    yield from _views(_fill(ours, match), form, tensor)
+                    yield from _views(_fill(ours, match), _placed(form, tensor, self.width), tensor)
                 return
         raise SourceError(
             f"{where}: the tensor {tensor.name} {list(tensor.shape)} has no place in this family. "
             "It is nothing that llama.cpp would use as it stands, so the model is not exported without it."
         )
+
+
+def _placed(form: str | View, tensor: Stored, width: int) -> str | View:
+    """A view that says whether its matrix is turned over, where the model's width tells; SourceError if it does not."""
+    if isinstance(form, str) or form.width is None:
+        return form
+    rows, columns = width in tensor.shape[-2:-1], width in tensor.shape[-1:]
+    if rows == columns:
+        raise SourceError(
+            f"{tensor.name}: has shape {list(tensor.shape)}, expected one of the last two axes to be the model's width "
+            f"of {width}: by that it is told which of the two orders of transformers it is stored in. Save it again."
+        )
+    return replace(form, turned=rows if form.width == "columns" else columns)
 
 
 def _views(ours: str, form: str | View, tensor: Stored) -> Iterator[tuple[str, Weight]]:

@@ -10,21 +10,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.errors import TokenizerError
-from exporter.tokenizer import spm, template
+from exporter.tokenizer import kinds, template
 from exporter.tokenizer.count import count
+from exporter.tokenizer.cuts import row_of
 from exporter.tokenizer.describe import describe
 from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
-from exporter.tokenizer.pre import ASCII_CASE, normalizes, pre_tokenizer
+from exporter.tokenizer.kinds import GGML, Value
+from exporter.tokenizer.pre import normalizes
 from exporter.tokenizer.special import (
     KINDS,
+    End,
     Specials,
+    all_ends,
     end_of_turn_id,
     read_specials,
     stop_ids,
     stop_warnings,
     taken_for_special,
 )
-from exporter.tokenizer.vocab import Vocabulary, fit, read_vocabulary, tokens_and_types
+from exporter.tokenizer.vocab import Vocabulary, fit, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,15 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer", "count_tokens", "find_tokenizer_files", "read_files", "read_tokenizer"]
 
-GGML = "tokenizer.ggml."
 NFC_WARNING = "The tokenizer normalizes to NFC, llama.cpp does not: 'e\\u0301' gives other ids than 'é'."
 TAKEN_WARNING = "llama.cpp takes these ordinary tokens for the end of a text or the like, by their spelling: "
-CASE_WARNING = (
-    "llama.cpp's pre-tokenizer of this name keeps combining marks out of words and knows case in A to Z only: "
-    "'नमस्ते', 'สวัสดี' or 'HÄUSER' become other tokens than in training. Such texts are left out of the proof of ids."
-)
-
-Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
+LIMIT_WARNING = "llama.cpp's pre-tokenizer {} {}. Such texts are left out of the proof of ids."
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Tokenizer:
     warnings: tuple[str, ...]
     sources: Mapping[str, str]  # "eos" -> "tokenizer_config.json"; also "chat_template", "scores"
     split_off: Mapping[str, int] = field(default_factory=dict)  # what llama.cpp splits off, tokenizer.json does not
+    ends: tuple[End, ...] = ()  # every token that some file has for an end
 
     @property
     def facts(self) -> dict[str, object]:
@@ -122,32 +121,29 @@ def _read_tokenizer(
     _check_model(read)
     vocabulary = fit(read_vocabulary(read), rows, read.templates)
     specials = read_specials(read, config, vocabulary.ids(), rows)
-    byte_level = not read.spec["model"].get("byte_fallback")
-    if byte_level:
-        head, warnings = _byte_level(read, vocabulary, rows, pre)
-        head |= _prefix_key(read, facts)
-    else:
-        head, warnings = _sentencepiece(read, vocabulary, rows, facts)
-    ends, end_source, end_warnings = _ends(read, config, vocabulary, specials)
-    normal = byte_level and normalizes(read.spec)
+    head, warnings = kinds.head(read, vocabulary, rows, facts, pre=pre)
+    eot, end_source, ends, end_warnings = _ends(read, config, vocabulary, specials)
+    normal = not read.spec["model"].get("byte_fallback") and normalizes(read.spec)
     taken = taken_for_special(vocabulary)
-    notes = _limits(vocabulary, taken, str(head[GGML + "pre"]), normal=normal)
+    notes = _limits(vocabulary, taken, str(head.get(GGML + "pre", head[GGML + "model"])), normal=normal)
     return Tokenizer(
-        metadata=head | _special_keys(specials, ends, facts) | template.template_metadata(read.templates),
+        metadata=head | _special_keys(specials, eot, facts) | template.template_metadata(read.templates),
         normalizes=normal,
         warnings=(*vocabulary.warnings, *specials.warnings, *warnings, *end_warnings, *notes),
-        sources=_sources(read, specials) | dict.fromkeys(ends, end_source),
+        sources=_sources(read, specials) | dict.fromkeys(eot, end_source),
         split_off=taken | {item.text: n for n, item in vocabulary.added.items() if item.source != "tokenizer.json"},
+        ends=ends,
     )
 
 
 def _limits(vocabulary: Vocabulary, taken: Mapping[str, int], pre: str, *, normal: bool) -> list[str]:
     """Say what llama.cpp cannot do as tokenizer.json does."""
+    row = row_of(pre)
     return [
         *_stripping(vocabulary),
         *([NFC_WARNING] if normal else []),
         *([TAKEN_WARNING + ", ".join(taken)] if taken else []),
-        *([CASE_WARNING] if pre in ASCII_CASE else []),
+        *([LIMIT_WARNING.format(pre, row.limit)] if row is not None and row.limit is not None else []),
     ]
 
 
@@ -183,77 +179,31 @@ def _check_model(files: TokenizerFiles) -> None:
             )
 
 
-def _byte_level(
-    files: TokenizerFiles, vocabulary: Vocabulary, rows: int, pre: str | None
-) -> tuple[dict[str, Value], list[str]]:
-    texts, types, warnings = tokens_and_types(vocabulary, rows, files.templates)
-    # GGUF keeps a merge as one text with a space between: a space inside a part is spelled as byte-level BPE does.
-    merges = (" ".join(part.replace(" ", "Ġ") for part in pair) for pair in spm.merge_pairs(files.spec["model"]))
-    head: dict[str, Value] = {
-        GGML + "model": "gpt2",
-        GGML + "pre": pre or pre_tokenizer(files.spec),
-        GGML + "tokens": tuple(texts),
-        GGML + "token_type": tuple(types),
-        GGML + "merges": tuple(merges),
-    }
-    return head, warnings
-
-
-def _sentencepiece(
-    files: TokenizerFiles, vocabulary: Vocabulary, rows: int, facts: Tokens
-) -> tuple[dict[str, Value], list[str]]:
-    pieces = spm.read_pieces(files.model) if files.model is not None else None
-    if pieces is not None and files.model is not None:
-        spm.check_pieces(pieces, vocabulary, files.model)
-    texts, first_types, warnings = tokens_and_types(vocabulary, rows, files.templates)
-    declared = frozenset(int(token) for token in files.config.get("added_tokens_decoder") or {})
-    declared |= {token for token in files.added.values() if isinstance(token, int)}
-    types = spm.piece_types(texts, first_types, pieces, declared)
-    prefix, prefix_warnings = spm.space_prefix(files.spec, chats="default" in files.templates)
-    head: dict[str, Value] = {
-        GGML + "model": "llama",
-        GGML + "pre": "default",
-        GGML + "tokens": tuple(texts),
-        GGML + "scores": tuple(spm.piece_scores(files.spec["model"], types, pieces, declared)),
-        GGML + "token_type": tuple(types),
-    }
-    keys = _prefix_key(files, facts)
-    if keys and keys[GGML + "add_space_prefix"] != prefix:
-        prefix_warnings.append(
-            f"tokenizer.json puts {'a' if prefix else 'no'} space in front of a text, "
-            f"{'tokenizer_config.json' if facts.add_space_prefix is None else 'the family'} says otherwise; "
-            f"written as {'tokenizer.json does' if facts.add_space_prefix is None else 'the family has it'}."
-        )
-    if keys or not prefix:  # llama.cpp's default is to put one
-        head[GGML + "add_space_prefix"] = prefix if facts.add_space_prefix is None else facts.add_space_prefix
-    return head, [*warnings, *prefix_warnings, *spm.added_warnings(vocabulary, types, prefix=prefix)]
-
-
-def _prefix_key(files: TokenizerFiles, facts: Tokens) -> dict[str, Value]:
-    value = facts.add_space_prefix
-    if value is None and facts.follows_add_prefix_space:
-        value = files.config.get("add_prefix_space")
-    return {GGML + "add_space_prefix": value} if isinstance(value, bool) else {}
-
-
 def _ends(
     files: TokenizerFiles, config: Mapping[str, object], vocabulary: Vocabulary, specials: Specials
-) -> tuple[dict[str, int], str, list[str]]:
-    """Return the end of a turn, where it is not the end of text, what says so, and warnings."""
+) -> tuple[dict[str, int], str, tuple[End, ...], list[str]]:
+    """Return the end of a turn, where it is not the end of text, what says so, all ends that are said, and warnings."""
     ids = vocabulary.ids()
-    marker, failed = None, None
-    if "default" in files.templates:
-        texts = {token: text for text, token in ids.items()}
-        known = {f"{kind}_token": texts[token] for kind, token in specials.ids.items()}
-        added = [item.text for item in vocabulary.added.values()]
-        marker, failed = template.end_of_turn(files.templates["default"], added, known)
+    text, failed = _marker(files, vocabulary, specials)
+    marker = ids[text] if text is not None else None
     stops = stop_ids(files, config)
     inside = tuple(token for token in stops if vocabulary.text(token) is not None)
-    eot = end_of_turn_id(specials, ids[marker] if marker is not None else None, inside)
-    seen = {specials.ids.get("eos"), eot}
-    warnings = [*([failed] if failed else []), *stop_warnings(ids, seen, stops)]
+    eot = end_of_turn_id(specials, marker, inside)
+    eos = specials.ids.get("eos")
+    written = {name: token for name, token in (("eot", eot), ("eos", eos)) if token is not None}
+    warnings = [*([failed] if failed else []), *stop_warnings(ids, {eos, eot}, stops)]
     source = "the chat template" if marker is not None else "generation_config.json or config.json"
-    return ({"eot": eot} if eot is not None else {}), source, warnings
+    ends = all_ends(files, config, ids, written, marker=marker)
+    return ({"eot": eot} if eot is not None else {}), source, ends, warnings
+
+
+def _marker(files: TokenizerFiles, vocabulary: Vocabulary, specials: Specials) -> tuple[str | None, str | None]:
+    """Return what the chat template puts behind an answer, and a warning where it failed."""
+    if "default" not in files.templates:
+        return None, None
+    known = {f"{kind}_token": vocabulary.text(token) or "" for kind, token in specials.ids.items()}
+    added = [item.text for item in vocabulary.added.values()]
+    return template.end_of_turn(files.templates["default"], added, known)
 
 
 def _stripping(vocabulary: Vocabulary) -> list[str]:

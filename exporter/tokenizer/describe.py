@@ -16,7 +16,8 @@ def describe(tokenizer: Tokenizer) -> dict[str, object]:
     """A tokenizer's facts: kind, size, special tokens with their sources, what is put around a text, chat template.
 
     ``special`` has a key for each special token that is written, "eot" for the end of a turn where it is another token
-    than the end of text; ``chat_template`` is the file of the default template, None where there is none.
+    than the end of text; ``ends`` are all tokens that some file has for an end, who says so, and why llama.cpp stops
+    there (``no``: it does not); ``chat_template`` is the file of the default template, None where there is none.
     """
     metadata, sources = tokenizer.metadata, tokenizer.sources
     tokens = metadata[f"{GGML}tokens"]
@@ -27,9 +28,10 @@ def describe(tokenizer: Tokenizer) -> dict[str, object]:
             special[kind] = {"id": token, "text": tokens[token], "source": sources.get(kind, "the family")}
     return {
         "model": metadata[f"{GGML}model"],
-        "pre": metadata[f"{GGML}pre"],
+        "pre": metadata.get(f"{GGML}pre", metadata[f"{GGML}model"]),
         "tokens": len(tokens) if isinstance(tokens, tuple) else 0,
         "special": special,
+        "ends": [end.document for end in tokenizer.ends],
         "adds_bos": metadata.get(f"{GGML}add_bos_token", False),
         "chat_template": sources.get("chat_template"),
         **({"scores": sources["scores"]} if "scores" in sources else {}),

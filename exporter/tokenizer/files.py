@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # One writer saves these together: they are taken from one folder, or tokens and flags of two models mix.
 CORE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-LOOSE = ("tokenizer.model", "generation_config.json")
+LOOSE = ("tokenizer.model", "tekken.json", "generation_config.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 NAMED_TEMPLATES = "additional_chat_templates"
 
@@ -51,6 +51,8 @@ def find_tokenizer_files(run: Path, base: Path | None = None) -> dict[str, Path]
         core = CORE if folder == run or not own_core else ()
         templated = _has_template(found)
         found |= {name: folder / name for name in (*core, *LOOSE) if name not in found and (folder / name).is_file()}
+        if not any(name.endswith(".tiktoken") for name in found):
+            found |= {file.name: file for file in sorted(folder.glob("*.tiktoken"))[:1]}
         if not templated:
             found |= {name: folder / name for name in TEMPLATES if (folder / name).is_file()}
             named = sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))

@@ -1,85 +1,36 @@
 r"""The pre-tokenizer: from the structure of tokenizer.json to llama.cpp's name for it.
 
 llama.cpp knows pre-tokenizers by name only; the name decides the regular expressions that cut a text into words, and
-whether a word that is a token is taken whole (``ignore_merges``). The table below holds for each name the structure
-that gives the same words, read off the tokenizer.json files of the models the name was made for; the regular
-expressions of each name stand in llama.cpp's src/llama-vocab.cpp. Several names behave alike there, which is
-why the name may differ from the one that llama.cpp's converter finds by its hash of token ids.
+whether a word that is a token is taken whole (``ignore_merges``). `exporter.tokenizer.pre_table` has the structure that
+gives the same words for every name. Several names behave alike, which is why the name may differ from the one that
+llama.cpp's converter finds by its hash of token ids.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import TokenizerError
+from exporter.tokenizer.pre_table import ALL_GAPS, BYTES, DIGITS, GPT2, NAMES, NO_ROW, RAW, SUFFIX, TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-CASED = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+{suffix}"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{suffix}"
-)
-SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
+    from exporter.tokenizer.pre_table import Pre
 
-LLAMA3 = rf"split {SUFFIX}|{WORDS}|\p{{N}}{{1,3}}|{REST}"
-QWEN2 = rf"split {SUFFIX}|{WORDS}|\p{{N}}|{REST}"
-QWEN35 = (
-    rf"split {SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{SPACES}"
-)
-TEKKEN = "split " + CASED.replace("{suffix}", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + SPACES
-GPT4O = "split " + CASED.replace("{suffix}", SUFFIX + "?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + SPACES
-DEEPSEEK = (
-    r"split [!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
-    r"| ?[\p{P}\p{S}]+[\r\n]*|" + SPACES
-).replace('\\"', '"')
-ASCII_CASE = frozenset(("tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"))
-ALL_GAPS = ", keeping what matches"  # the expression matches every character, so it cuts as "isolated" does
-HAN = "split [一-龥ࠀ-一가-퟿]+"
-DIGITS = "digits one by one"
-BYTES = "bytes"
-GPT2 = "bytes, cut as in GPT-2"
+# Other spellings of the same expressions.
+SPELLINGS = (("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", SUFFIX), (r"[\p{L}]+", r"\p{L}+"))
+PUNCTUATION = {"Contiguous": "punctuation", "Isolated": "punctuation marks one by one"}
 
 
-@dataclass(frozen=True)
-class Pre:
-    """One row: the steps of a pre-tokenizer and what is set beside them; None fits either way."""
-
-    name: str
-    steps: tuple[str, ...]
-    ignore_merges: bool | None = False
-    nfc: bool | None = None
-
-
-TABLE = (
-    Pre("llama-bpe", (LLAMA3, BYTES), ignore_merges=True),
-    Pre("dbrx", (LLAMA3, BYTES)),
-    Pre("dbrx", (LLAMA3 + ALL_GAPS, BYTES)),
-    Pre("qwen2", (QWEN2, BYTES)),
-    Pre("qwen35", (QWEN35, BYTES)),
-    Pre("tekken", (TEKKEN, BYTES), ignore_merges=True),
-    Pre("gpt-4o", (GPT4O, BYTES)),
-    Pre("gpt-4o", (GPT4O + ALL_GAPS, BYTES)),
-    Pre("llama4", (GPT4O, BYTES), ignore_merges=True),
-    Pre("deepseek-v3", (r"split \p{N}{1,3}", "split [一-龥\u3040-ゟ\u30a0-ヿ]+", DEEPSEEK, BYTES)),
-    Pre("deepseek-coder", (r"split [\r\n]", r"split \s?\p{L}+", r"split \s?\p{P}+", HAN, DIGITS, BYTES)),
-    Pre("command-r", (DIGITS, GPT2), nfc=True),
-    Pre("smollm", (DIGITS, GPT2), nfc=False),
-    Pre("olmo", (GPT2,), nfc=True),
-    Pre("gpt-2", (GPT2,), nfc=False),
-    Pre("falcon", ("punctuation", GPT2, "digits together", "split [0-9][0-9][0-9]")),
-)
-
-
-def pre_tokenizer(spec: Mapping[str, Any]) -> str:
+def pre_tokenizer(spec: Mapping[str, Any], preferred: str | None = None) -> str:
     """Return llama.cpp's name of the pre-tokenizer of a byte-level tokenizer.json.
+
+    Args:
+        spec: tokenizer.json.
+        preferred: The name that is taken where several cut alike and it is one of them.
 
     Raises:
         TokenizerError: No row of the table has this structure.
@@ -88,17 +39,53 @@ def pre_tokenizer(spec: Mapping[str, Any]) -> str:
     merges = bool(spec["model"].get("ignore_merges"))
     nfc = normalizes(spec)
     for row in TABLE:
-        if row.steps == found and row.ignore_merges in {None, merges} and row.nfc in {None, nfc}:
-            return row.name
+        if row.steps == _gapless(found) and row.ignore_merges in {None, merges} and row.nfc in {None, nfc}:
+            return preferred if preferred in row.names else row.name
     shown = _lines(found, ignore_merges=merges)
     nearest = max(TABLE, key=lambda row: _likeness(shown, _lines(row.steps, ignore_merges=row.ignore_merges)))
     raise TokenizerError(
         "tokenizer.json: llama.cpp has no pre-tokenizer that is known to cut words like this one.\n"
         f"Found:\n{shown}\n"
         f"Nearest known, {nearest.name}:\n{_lines(nearest.steps, ignore_merges=nearest.ignore_merges)}\n"
-        "If another name fits, give it with --pre NAME (the names stand in llama.cpp's src/llama-vocab.cpp); "
+        f"{_difference(found, nearest)}"
+        "If another name fits, give it with --pre NAME (the names stand in docs/tokenizers.md); "
         "the proof of token ids then decides."
     )
+
+
+def check_name(name: str, *, byte_level: bool) -> None:
+    """Refuse a pre-tokenizer's name that does not fit.
+
+    Raises:
+        TokenizerError: llama.cpp does not know it, with near names; or it is of the other kind of tokenizer.
+    """
+    if name not in NAMES:
+        near = ", ".join(difflib.get_close_matches(name, NAMES, n=5, cutoff=0.4))
+        raise TokenizerError(
+            f"--pre {name}: llama.cpp knows no pre-tokenizer of this name. "
+            f"{f'Near: {near}. ' if near else ''}All {len(NAMES)} names stand in docs/tokenizers.md."
+        )
+    if name in NO_ROW:
+        raise TokenizerError(f"--pre {name}: {NO_ROW[name]}. Give another name.")
+    if (name in RAW) is byte_level:
+        raise TokenizerError(
+            f"--pre {name}: of a {'SentencePiece-style' if name in RAW else 'byte-level'} tokenizer, this one is "
+            f"{'byte-level' if byte_level else 'SentencePiece-style'}. Leave --pre out, or give "
+            f"{'a byte-level name' if byte_level else 'one of ' + ', '.join(sorted(RAW))}."
+        )
+
+
+def _gapless(found: tuple[str, ...]) -> tuple[str, ...]:
+    """Spell a single expression that ends in any white space or symbol alike: nothing lies between its matches."""
+    return tuple(step.removesuffix(ALL_GAPS) if step.endswith(r"\s+" + ALL_GAPS) else step for step in found)
+
+
+def _difference(found: tuple[str, ...], nearest: Pre) -> str:
+    """Show the first step that differs, from the character where it does."""
+    pairs = zip((*found, "(none)"), (*nearest.steps, "(none)"), strict=False)
+    ours, theirs = next(((one, other) for one, other in pairs if one != other), ("", ""))
+    same = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    return f"They differ from here: {ours[same:]!r} against {theirs[same:]!r}.\n" if ours != theirs else ""
 
 
 def normalizes(spec: Mapping[str, Any]) -> bool:
@@ -139,8 +126,8 @@ def _step(item: Mapping[str, Any]) -> str:
         return (GPT2 if item.get("use_regex", True) else BYTES) + prefix
     if kind == "Digits":
         return DIGITS if item.get("individual_digits") else "digits together"
-    if kind == "Punctuation" and item.get("behavior") == "Contiguous":
-        return "punctuation"
+    if kind == "Punctuation" and item.get("behavior") in PUNCTUATION:
+        return PUNCTUATION[item["behavior"]]
     return json.dumps(item, ensure_ascii=False, sort_keys=True)
 
 
@@ -149,6 +136,8 @@ def _split(item: Mapping[str, Any]) -> str:
     if "Regex" not in pattern:
         return json.dumps(item, ensure_ascii=False, sort_keys=True)
     text = str(pattern["Regex"]).replace("\r", r"\r").replace("\n", r"\n").replace("\t", r"\t")
+    for spelling, ours in SPELLINGS:
+        text = text.replace(spelling, ours)
     behaviour = (str(item.get("behavior")), bool(item.get("invert")))
     suffixes = {("Isolated", False): "", ("Removed", True): ALL_GAPS}
     return f"split {text}" + suffixes.get(behaviour, f", {behaviour[0]}, invert={behaviour[1]}")
@@ -160,24 +149,3 @@ def _likeness(one: str, other: str) -> float:
 
 def _lines(found: tuple[str, ...], *, ignore_merges: bool | None) -> str:
     return "\n".join(f"  {line}" for line in (*(found or ("(none)",)), f"ignore_merges: {ignore_merges}"))
-
-
-def cuts_alike(name: str, text: str) -> bool:
-    """Say whether llama.cpp cuts the text as tokenizer.json does, by what is known of the pre-tokenizer's name.
-
-    For the names in `ASCII_CASE` its expressions know upper and lower case of A to Z only, and take no combining mark
-    into a word: most Indic and Thai words, Arabic and Hebrew with vowel signs, and mixtures like ``HÄUSER`` come out in
-    other pieces, with the same text and other token ids.
-    """
-    if name not in ASCII_CASE:
-        return True
-    if any(unicodedata.category(character).startswith("M") for character in text):
-        return False
-    words = "".join(character if character.isalpha() else " " for character in text).split()
-    return all(_case_is_plain(word) for word in words)
-
-
-def _case_is_plain(word: str) -> bool:
-    if word.isascii() or word[1:] == word[1:].lower():
-        return True
-    return word == word.upper() and not any(character.isascii() for character in word)

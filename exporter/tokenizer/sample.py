@@ -11,11 +11,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import normalizers, pre_tokenizers
 
 from exporter.errors import TokenizerError
-from exporter.tokenizer.pre import cuts_alike
+from exporter.tokenizer.cuts import cuts_alike
 from exporter.tokenizer.special import library_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from exporter.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def prepared(texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:
     They are in NFC where the tokenizer itself normalizes. Left out are texts that llama.cpp's pre-tokenizer of this
     name is known to cut in another way; a warning of the tokenizer says so.
     """
-    pre = str(tokenizer.metadata["tokenizer.ggml.pre"])
+    pre = str(tokenizer.metadata.get("tokenizer.ggml.pre", ""))
     forms = [unicodedata.normalize("NFC", text) if tokenizer.normalizes else text for text in texts]
     return [text for text in forms if cuts_alike(pre, text)]
 
@@ -103,11 +103,17 @@ def prepared(texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:
 def expected_ids(tokenizer_json: Path, texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Return the ids that llama.cpp must give for each of the `prepared` texts (special tokens parsed, none added).
 
-    The ids are those of tokenizer.json. Where GGUF cannot say what it does to the space in front of a text (Metaspace,
-    reported among the warnings), they are those of a tokenizer that does what the GGUF says.
-
     Raises:
         TokenizerError: A text holds a token that has no row in the embedding.
+    """
+    return ids_of(reference(tokenizer_json, tokenizer), prepared(texts, tokenizer), tokenizer)
+
+
+def reference(tokenizer_json: Path, tokenizer: Tokenizer) -> Backend:
+    """Return the tokenizer whose ids llama.cpp must give: that of tokenizer.json.
+
+    Where GGUF cannot say what it does to the space in front of a text (Metaspace, reported among the warnings), it is a
+    tokenizer that does what the GGUF says.
     """
     with library_errors("it"):
         backend = _backend(tokenizer_json, tokenizer.split_off)
@@ -118,10 +124,18 @@ def expected_ids(tokenizer_json: Path, texts: Iterable[str], tokenizer: Tokenize
         prefix = tokenizer.metadata.get("tokenizer.ggml.add_space_prefix", True)
         first = [normalizers.Prepend("▁")] if prefix else []
         backend.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
-    given = prepared(texts, tokenizer)
-    encoded = [encoding.ids for encoding in backend.encode_batch(given, add_special_tokens=False)]
+    return backend
+
+
+def ids_of(backend: Backend, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Return a `reference`'s ids of `prepared` texts.
+
+    Raises:
+        TokenizerError: A text holds a token that has no row in the embedding.
+    """
+    encoded = [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
     rows = len(tokenizer.metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
-    for text, ids in zip(given, encoded, strict=True):
+    for text, ids in zip(texts, encoded, strict=True):
         if max(ids, default=0) >= rows:
             raise TokenizerError(
                 f"{text[:60]!r} holds token {max(ids)}, but the embedding has {rows} rows: use another text."

@@ -137,6 +137,58 @@ def stop_ids(files: TokenizerFiles, config: Mapping[str, object]) -> tuple[int, 
     return tuple(dict.fromkeys(token for value in values for token in _integers(value)))
 
 
+@dataclass(frozen=True)
+class End:
+    """A token at which some file says that a text, a turn or the generation ends."""
+
+    token: int
+    text: str
+    said_by: tuple[str, ...]
+    stops: str  # why llama.cpp stops there; "no" where it does not
+
+    @property
+    def document(self) -> dict[str, object]:
+        """As reports have it."""
+        return {"id": self.token, "text": self.text, "said_by": list(self.said_by), "stops": self.stops}
+
+
+def all_ends(
+    files: TokenizerFiles,
+    config: Mapping[str, object],
+    ids: Mapping[str, int],
+    written: Mapping[str, int],
+    *,
+    marker: int | None,
+) -> tuple[End, ...]:
+    """Collect every token that some file has for an end, who says so, and whether llama.cpp stops there.
+
+    Args:
+        files: The tokenizer's files.
+        config: config.json.
+        ids: Text -> id of every token.
+        written: "eos" and "eot" with the ids that the GGUF has for them.
+        marker: What the chat template puts behind an answer.
+    """
+    said: dict[int, list[str]] = {}
+    for name, mapping in (("tokenizer_config.json", files.config), ("special_tokens_map.json", files.special_map)):
+        if (text := content(mapping.get("eos_token"))) in ids:
+            said.setdefault(ids[str(text)], []).append(name)
+    for name, values in (("config.json", config), ("generation_config.json", files.generation)):
+        for token in _integers(values.get("eos_token_id")):
+            said.setdefault(token, []).append(name)
+    if marker is not None:
+        said.setdefault(marker, []).append("the chat template")
+    texts, roles = {token: text for text, token in ids.items()}, {token: role for role, token in written.items()}
+    return tuple(
+        End(token, texts.get(token, ""), tuple(names), roles.get(token) or _known_end(texts.get(token)))
+        for token, names in sorted(said.items())
+    )
+
+
+def _known_end(text: str | None) -> str:
+    return "by its text" if text in KNOWN_ENDS else "no"
+
+
 def stop_warnings(ids: Mapping[str, int], ends: set[int | None], stops: tuple[int, ...]) -> list[str]:
     """Name the stops that llama.cpp will not see: neither eos or eot, nor known by their text."""
     texts = {token: text for text, token in ids.items()}

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from exporter.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 KEY = "tokenizer.chat_template"
 ANSWER = "The answer is 42."
 SECONDS = 60
+JINJA = Path(__file__).with_name("render.py")
 
 
 def template_metadata(templates: Mapping[str, str]) -> dict[str, str | tuple[str, ...]]:
@@ -51,12 +52,13 @@ def end_of_turn(template: str, texts: Iterable[str], specials: Mapping[str, str]
         The added token that follows the answer (None where none does), and a warning where the template failed.
     """
     messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": ANSWER}]
-    rendered, failed = _render(template, {"messages": messages, "add_generation_prompt": False, **specials})
+    values = {"messages": messages, "add_generation_prompt": False, **specials}
+    [(text, failed)] = rendered(template, [values])
     if failed is not None:
         return None, f"The chat template cannot render a question and its answer: {failed}."
-    behind = rendered.rpartition(ANSWER)[2].lstrip() if ANSWER in rendered else ""
-    found = max((text for text in texts if behind.startswith(text)), key=len, default=None)
-    before = rendered.lstrip().removeprefix(specials.get("bos_token") or "").lstrip()
+    behind = text.rpartition(ANSWER)[2].lstrip() if ANSWER in text else ""
+    found = max((token for token in texts if behind.startswith(token)), key=len, default=None)
+    before = text.lstrip().removeprefix(specials.get("bos_token") or "").lstrip()
     if found is not None and before.startswith(found):  # where the next turn begins, not where this one ends
         return (
             None,
@@ -65,19 +67,25 @@ def end_of_turn(template: str, texts: Iterable[str], specials: Mapping[str, str]
     return found, None
 
 
-def _render(template: str, values: Mapping[str, object]) -> tuple[str, str | None]:
-    """Return the rendered text and what failed, if anything did; in a child process, for a template may run for ever.
+def rendered(
+    template: str, values: Sequence[Mapping[str, object]], script: Path = JINJA
+) -> list[tuple[str, str | None]]:
+    """Return for each set of variables the text, and what failed, if anything did.
 
-    The child bounds its own memory and processor time; the time on the clock is bounded here, generously, so that a
-    busy machine gives the same result.
+    It is done in a child process, for a template may run for ever. The child bounds its own memory and processor time;
+    the time on the clock is bounded here, generously, so that a busy machine gives the same result.
+
+    Args:
+        template: The Jinja text.
+        values: The sets of variables.
+        script: The file that renders: it reads and writes JSON as `render.py` does.
     """
     document = json.dumps({"template": template, "values": values})
-    command = [sys.executable, "-P", str(Path(__file__).with_name("render.py"))]
+    command = [sys.executable, "-P", str(script)]
     try:
         done = subprocess.run(command, input=document.encode(), capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return "", f"it takes longer than {SECONDS} seconds"
+        return [("", f"it takes longer than {SECONDS} seconds")] * len(values)
     if done.returncode:
-        return "", "it takes too much time or memory"
-    result = json.loads(done.stdout)
-    return str(result["text"]), result["failed"]
+        return [("", "it takes too much time or memory")] * len(values)
+    return [(str(result["text"]), result["failed"]) for result in json.loads(done.stdout)]

@@ -15,7 +15,8 @@ A file holds
 - `metadata`: for each key its GGUF type (`STRING[]` for an array) and its value, without the `general.*` names;
 - `tensors`, in the order of the file: `ne` (ggml's order, the row's width first), `type`, SHA-256 of the data, the
   first and last four values and the sum, all of `--outtype f32`; under `bf16` type and SHA-256 of `--outtype bf16`;
-- or, if the converter cannot read the layout, `failure`, its last words, and `same_as`, a model of equal weights.
+- or, if the converter cannot read the layout, `failure`, its last words, and `same_as`, a model of equal weights;
+  without that, the model in no layout: then its logits decide alone.
 """
 
 import argparse
@@ -38,23 +39,39 @@ from tiny.values import Kind
 CONVERTER = "llama.cpp of llama-cpp-python 0.3.36, transformers 4.57.6"
 KEPT = {"general.architecture", "general.type", "general.file_type", "general.quantization_version"}
 # The converter knows a byte-level BPE by a hash over the whole vocabulary, so it cannot know a tiny one.
-PRE: dict[Kind, str] = {"llama3": "llama-bpe", "qwen": "qwen2"}
+PRE: dict[Kind, str] = {"llama3": "llama-bpe", "qwen": "qwen2", "glm": "qwen2"}
+WITHOUT_MTP = ("Qwen3Next", "Qwen3_5")
+"""Architectures of which ggufx, and the converter if asked, leave out the layers that predict further tokens."""
 WRAPPER = """
 import runpy, sys
-root, pre, *arguments = sys.argv[1:]
+root, pre, mend, *arguments = sys.argv[1:]
 sys.path[:0] = [root, root + "/gguf-py"]
 from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+exec(mend)
 sys.argv = ["convert_hf_to_gguf.py", *arguments]
 runpy.run_path(root + "/convert_hf_to_gguf.py", run_name="__main__")
 """
+
+# Where the converter fails for a whole architecture: what mends it, and nothing else.
+MENDED = {
+    # Its own method calls itself without end for every weight but W_pack.
+    "BaichuanForCausalLM": """
+from conversion.baichuan import BaichuanModel
+packed = BaichuanModel.modify_tensors
+def modified(self, data, name, bid):
+    return (packed if "W_pack" in name else super(BaichuanModel, BaichuanModel).modify_tensors)(self, data, name, bid)
+BaichuanModel.modify_tensors = modified
+""",
+}
 
 
 def _convert(arguments: argparse.Namespace, name: str, folder: Path, kind: str) -> Path:
     """Run the converter; the file it wrote, or CalledProcessError with its output."""
     out = folder / f"{kind}.gguf"
     command = [arguments.python, "-c", WRAPPER, str(arguments.source.resolve()), PRE.get(TINY[name].tokenizer, "none")]
-    command += [str(folder), "--outtype", kind, "--outfile", str(out)]
+    command += [MENDED.get(TINY[name].architecture, ""), str(folder), "--outtype", kind, "--outfile", str(out)]
+    command += ["--no-mtp"] if TINY[name].architecture.startswith(WITHOUT_MTP) else []
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     return out
 
@@ -94,23 +111,25 @@ def _tensors(full: gguf.GGUFReader, half: gguf.GGUFReader) -> dict[str, Any]:
 
 
 def _record(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
-    head: dict[str, Any] = {"source": {"sha256": fingerprint(weights(name)), "converter": CONVERTER}}
+    mended = ", mended" if TINY[name].architecture in MENDED else ""
+    head: dict[str, Any] = {"source": {"sha256": fingerprint(weights(name)), "converter": CONVERTER + mended}}
     with tempfile.TemporaryDirectory() as place:
         folder = make(name, Path(place) / name)
         try:
             full, half = (gguf.GGUFReader(_convert(arguments, name, folder, kind)) for kind in ("f32", "bf16"))
         except subprocess.CalledProcessError as error:
-            return head | {"failure": error.stderr.strip().splitlines()[-1], "same_as": _twin(name)}
+            failure, twin = error.stderr.strip().splitlines()[-1], _twin(name)
+            return head | {"failure": failure} | ({} if twin is None else {"same_as": twin})
         return head | {"metadata": _metadata(full), "tensors": _tensors(full, half)}
 
 
-def _twin(name: str) -> str:
-    """The first other model with the same configuration and tokenizer, hence the same weights."""
+def _twin(name: str) -> str | None:
+    """The first other model with the same configuration and tokenizer, hence the same weights; None: there is none."""
     tiny = TINY[name]
     for other, candidate in TINY.items():
         if other != name and (candidate.config, candidate.tokenizer) == (tiny.config, tiny.tokenizer):
             return other
-    sys.exit(f"{name}: the converter cannot read it, and no other model has these weights")
+    return None
 
 
 def _text(document: dict[str, Any]) -> str:

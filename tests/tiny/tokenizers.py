@@ -15,7 +15,7 @@ Json = dict[str, Any]
 WORDS = "▁the ▁of ▁and ▁to ▁in ▁is ▁that ▁it ▁was ▁for ▁on ▁are ▁with ▁this ▁have ▁you ing er ed ll 123 00 's .."
 LETTERS = "▁" + "".join(map(chr, chain(range(33, 127)))) + "éüñßλжя中文"
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-DIGITS: Mapping[Kind, str] = MappingProxyType({"llama3": r"\p{N}{1,3}", "qwen": r"\p{N}"})
+DIGITS: Mapping[Kind, str] = MappingProxyType({"llama3": r"\p{N}{1,3}", "qwen": r"\p{N}", "glm": r"\p{N}"})
 
 LLAMA3_SPECIAL = [
     "<|begin_of_text|>",
@@ -37,6 +37,10 @@ QWEN_SPECIAL = [
     "<think>",
     "</think>",
 ]
+GLM_SPECIAL = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
+SPECIAL: Mapping[Kind, list[str]] = MappingProxyType(
+    {"llama3": LLAMA3_SPECIAL, "qwen": QWEN_SPECIAL, "glm": GLM_SPECIAL}
+)
 GEMMA_NAMED = [
     *["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<2mass>", "[@BOS@]"],
     *(f"<unused{i}>" for i in range(97)),
@@ -59,6 +63,8 @@ TEMPLATES: Mapping[Kind, str] = MappingProxyType(
         "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
         "qwen": CHATML,
+        "glm": "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
         "gemma": "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + "
         "('model' if message['role'] == 'assistant' else message['role']) + '\\n' + message['content'] | trim + "
         "'<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}",
@@ -121,7 +127,7 @@ def _byte_level(kind: Kind) -> Json:
 
     merged = ["ĠĠ", "ĊĊ", *_prefixes(WORDS.replace("▁", "Ġ"))]
     vocab = {text: index for index, text in enumerate([*sorted(ByteLevel.alphabet()), *merged])}
-    names = LLAMA3_SPECIAL if kind == "llama3" else QWEN_SPECIAL
+    names = SPECIAL[kind]
     added = [_added(len(vocab) + i, text, special=text[1] == "|") for i, text in enumerate(names)]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": SPLIT % DIGITS[kind]}, "behavior": "Isolated", "invert": False}
@@ -212,6 +218,11 @@ CONFIGS: Mapping[Kind, Json] = MappingProxyType(
             "pad_token": "<|endoftext|>",
             "unk_token": None,
         },
+        "glm": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+        },
         "gemma": {
             "tokenizer_class": "GemmaTokenizer",
             "bos_token": "<bos>",
@@ -239,7 +250,7 @@ def _config(kind: Kind, added: Sequence[Json]) -> Json:
 
 def write_tokenizer(kind: Kind, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and, for the SentencePiece kinds, tokenizer.model."""
-    if kind in {"llama3", "qwen"}:
+    if kind in SPECIAL:
         document = _byte_level(kind)
     else:
         extra = {"spm-added": ["<|im_start|>", "<|im_end|>"], "gemma-image": ["<image_soft_token>"]}.get(kind, [])

@@ -33,6 +33,7 @@ LAYOUTS: Mapping[Layout, Sequence[tuple[str, str]]] = MappingProxyType(
     {
         "plain": (),
         "fused": (),
+        "turned": (),
         "mixtral": (
             (r"\.mlp\.", ".block_sparse_moe."),
             (r"(\.experts\.\d+)\.gate_proj\.", r"\1.w1."),
@@ -79,9 +80,11 @@ def shapes(name: str) -> Shapes:
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **_plain(fields))
     with torch.device("meta"):
         state = getattr(transformers, tiny.architecture)(config).state_dict()
-    if config.get_text_config().tie_word_embeddings:
+    if getattr(config.get_text_config(), "tie_word_embeddings", config.tie_word_embeddings):
         state.pop("lm_head.weight")
-    stored = ((_rename(key, CANONICAL), tuple(tensor.shape)) for key, tensor in state.items())
+    stored = [(_rename(key, CANONICAL), tuple(tensor.shape)) for key, tensor in state.items()]
+    if tiny.layout == "turned":  # experts in one tensor, (experts, inputs, outputs), in every checkpoint
+        return MappingProxyType(dict(stored))
     return MappingProxyType({k: s for key, shape in stored for k, s in _unfused(key, shape)})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from exporter.source.files import Index
 from exporter.source.quantized.bits import low_nibble_first
 from exporter.source.quantized.fields import ANY, Fields
 from exporter.source.quantized.grid import EXPONENT_BIAS
@@ -34,17 +35,27 @@ def find(folder: Folder) -> Iterator[Packed]:
             need(folder, f"{weight}_scales", ("U8",), (experts, outputs, count))
             shape = experts, count * BLOCK, outputs
             parts = name, f"{weight}_scales"
-            yield Packed(weight, shape, "mxfp4 (gpt-oss)", parts, partial(_rows, *parts))
+            yield Packed(weight, shape, "mxfp4 (gpt-oss)", parts, partial(_rows, *parts), partial(_columns, *parts))
 
 
 def _rows(blocks: str, scales: str, take: Take, place: Place) -> "torch.Tensor":
     """Rows of one expert: columns of what is stored, so blocks of them, turned."""
-    import torch  # noqa: PLC0415
-
     expert, start, stop = place
     first = start // BLOCK
-    index = expert or 0, slice(None), slice(first, -(-stop // BLOCK))
+    turned = _values(blocks, scales, take, (expert or 0, slice(None), slice(first, -(-stop // BLOCK)))).T
+    return turned[start - first * BLOCK : stop - first * BLOCK]
+
+
+def _columns(blocks: str, scales: str, take: Take, place: Place) -> "torch.Tensor":
+    """Columns of one expert: rows of what is stored, turned."""
+    expert, start, stop = place
+    return _values(blocks, scales, take, (expert or 0, slice(start, stop), slice(None))).T
+
+
+def _values(blocks: str, scales: str, take: Take, index: Index) -> "torch.Tensor":
+    """The numbers of some blocks of some stored rows, (rows, 32 * blocks)."""
+    import torch  # noqa: PLC0415
+
     values = low_nibble_first(take(blocks, index), torch.tensor(E2M1))
     exponents = take(scales, index).to(torch.int32) - EXPONENT_BIAS
-    turned = torch.ldexp(values, exponents[..., None]).flatten(1).T
-    return turned[start - first * BLOCK : stop - first * BLOCK]
+    return torch.ldexp(values, exponents[..., None]).flatten(1)

@@ -39,6 +39,8 @@ class Packed:
     """The stored tensors it is made of."""
     rows: Callable[[Take, Place], "torch.Tensor"]
     """Rows of it, in float32."""
+    columns: "Callable[[Take, Place], torch.Tensor] | None" = None
+    """Columns of it, where they can be had without the rest."""
 
 
 def need(folder: Folder, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None = None) -> Stored:

@@ -32,12 +32,18 @@ class Dequantized:
         return self._files.files()
 
     def read(self, name: str, index: Index) -> "torch.Tensor":
-        """A part of a tensor in float32: of a quantized one rows, ``(rows,)``, or an expert's, ``(expert, rows)``."""
+        """A part of a tensor in float32.
+
+        Of a quantized one rows, ``(rows,)``, or an expert's, ``(expert, rows)``; or columns, ``(all rows, columns)``,
+        with the expert before them where there is one.
+        """
         import torch  # noqa: PLC0415
 
         weight = self._packed.get(name)
         if weight is None:
             return self._files.read(name, index)
+        if len(index) == len(weight.shape):
+            return self._columns(weight, index)
         *lead, rows = index
         expert = lead[0] if lead else None
         if not isinstance(rows, slice) or isinstance(expert, slice) or len(index) != len(weight.shape) - 1:
@@ -46,3 +52,14 @@ class Dequantized:
         if stop <= start:
             return torch.empty(0, weight.shape[-1])
         return weight.rows(self._files.take, (expert, start, stop))
+
+    def _columns(self, weight: Packed, index: Index) -> "torch.Tensor":
+        """Columns of a matrix, all its rows."""
+        *lead, rows, columns = index
+        expert = lead[0] if lead else None
+        if rows != slice(None) or not isinstance(columns, slice) or isinstance(expert, slice):
+            raise TypeError(f"{weight.name}: a quantized weight of {list(weight.shape)} is not read by {index}")
+        start, stop, step = columns.indices(weight.shape[-1])
+        if weight.columns is not None:
+            return weight.columns(self._files.take, (expert, start, max(stop, start)))[:, ::step]
+        return weight.rows(self._files.take, (expert, 0, weight.shape[-2]))[:, columns]

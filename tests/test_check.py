@@ -1,0 +1,205 @@
+"""The proofs of a finished file: right files pass, and each thing that goes wrong turns its own check red."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from exported import COMMAND, change_json, kind_and_value, written
+from gguf import GGUFReader, GGUFWriter
+from tiny import make
+
+from exporter.check import Asked, check_file
+from exporter.check.corpus import SCRIPTS, corpus, random_texts
+from exporter.pipeline import Options, prepare
+from exporter.profiles import load_profile
+from exporter.tokenizer.render import render
+from exporter.tokenizer.template import rendered
+
+ROOT = Path(__file__).resolve().parents[1]
+GGML = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run with a byte-level tokenizer, and its f32 file."""
+    folder = tmp_path_factory.mktemp("llama3")
+    run = make("llama3", folder / "run")
+    return run, written(run, folder)[1]["f32"]
+
+
+def statuses(run: Path, file: Path, **asked: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401
+    """How each check went, and what it says."""
+    opened, _, plan = prepare(str(run), [], Options(verify=False))
+    checks = check_file(opened, plan, file, Asked(**{"threads": 1} | asked))
+    return {check.name: (check.status, check.detail) for check in checks}
+
+
+def red(found: Mapping[str, tuple[str, str]]) -> set[str]:
+    return {name for name, (status, _) in found.items() if status == "fail"}
+
+
+def changed(file: Path, out: Path, tensors: Mapping[str, Any] | None = None, **values: object) -> Path:
+    """A copy of a file with other values of some keys (dots are double underscores), and other tensors."""
+    reader = GGUFReader(file)
+    other = {key.replace("__", "."): value for key, value in values.items()}
+    writer = GGUFWriter(out, "llama")
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        kind = field.types[0]
+        value = other.get(key, kind_and_value(field)[1])
+        writer.add_key_value(key, value, kind, field.types[1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for tensor in reader.tensors:
+        data = (tensors or {}).get(tensor.name, np.array(tensor.data))
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def value_of(file: Path, key: str) -> Any:  # noqa: ANN401
+    return kind_and_value(GGUFReader(file).fields[key])[1]
+
+
+def test_the_corpus_is_what_is_promised() -> None:
+    texts = corpus()
+    assert len(set(texts)) == len(texts) >= 1000
+    assert len(SCRIPTS) >= 30
+    drawn = random_texts()
+    assert len(set(drawn)) == 1000
+    assert drawn == random_texts()
+
+
+@pytest.mark.filterwarnings("default")  # deprecations inside transformers
+@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "gemma3", "mistral"])
+def test_a_right_file_passes_every_proof(name: str, tmp_path: Path) -> None:
+    run = make(name, tmp_path / "run")
+    file = written(run, tmp_path)[1]["f32"]
+    assert {check: status for check, (status, _) in statuses(run, file).items()} == dict.fromkeys(
+        ("load", "tokenizer", "template", "bos", "logits"), "pass"
+    )
+
+
+def test_a_wrong_pre_tokenizer_turns_the_tokenizer_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    found = statuses(run, changed(file, tmp_path / "wrong.gguf", tokenizer__ggml__pre="gpt-2"))
+    assert "tokenizer" in red(found)
+    assert "otherwise than tokenizer.json" in found["tokenizer"][1]
+
+
+def test_a_swapped_token_turns_the_tokenizer_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    tokens = list(value_of(file, f"{GGML}tokens"))
+    tokens[300], tokens[301] = tokens[301], tokens[300]
+    found = statuses(run, changed(file, tmp_path / "wrong.gguf", tokenizer__ggml__tokens=tokens))
+    assert "tokenizer" in red(found)
+    assert "2 tokens are not those of tokenizer.json: 300 is" in found["tokenizer"][1]
+
+
+def test_a_changed_template_turns_the_template_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    template = value_of(file, TEMPLATE)
+    found = statuses(run, changed(file, tmp_path / "wrong.gguf", tokenizer__chat_template=f"{template}\n!"))
+    assert red(found) == {"template"}
+    assert "the file's template is not the run's text" in found["template"][1]
+    same = changed(file, tmp_path / "same.gguf", tokenizer__chat_template=f"{template}{{# a remark #}}")
+    assert statuses(run, same)["template"][0] == "pass"  # rendered alike, and that is what counts
+
+
+def test_a_doubled_bos_turns_bos_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    flag = value_of(file, f"{GGML}add_bos_token")
+    found = statuses(run, changed(file, tmp_path / "flag.gguf", tokenizer__ggml__add_bos_token=not flag))
+    assert red(found) == {"bos"}
+    twice = make("llama3", tmp_path / "twice")
+    template = json.loads((twice / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    change_json(twice / "tokenizer_config.json", chat_template="{{ bos_token }}{{ bos_token }}" + template)
+    found = statuses(twice, written(twice, tmp_path / "out")[1]["f32"])
+    assert red(found) == {"bos"}
+    assert "BOS, expected one" in found["bos"][1]
+
+
+@pytest.mark.filterwarnings("default")  # deprecations inside transformers
+def test_a_wrong_row_of_a_weight_turns_the_logits_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    weight = next(np.array(t.data) for t in GGUFReader(file).tensors if t.name == "blk.0.attn_v.weight")
+    weight[[3, 4]] = weight[[4, 3]]
+    found = statuses(run, changed(file, tmp_path / "wrong.gguf", {"blk.0.attn_v.weight": weight}))
+    assert red(found) == {"logits"}
+    assert "largest difference" in found["logits"][1]
+
+
+def test_a_damaged_file_fails_to_load_and_nothing_else_is_said(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:-1000])
+    assert list(statuses(run, tmp_path / "cut.gguf")) == ["load"]
+
+
+def test_what_cannot_be_run_is_skipped_with_the_reason(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, _ = llama
+    found = statuses(run, written(run, tmp_path, ("q8_0",))[1]["q8_0"])
+    assert found["logits"] == ("skipped", "the file is quantized: the proof is for f32, f16 and bf16 files")
+    bare = make("llama3", tmp_path / "bare")
+    change_json(bare / "tokenizer_config.json", chat_template="{{ raise_exception('never') }}")
+    found = statuses(bare, written(bare, tmp_path / "out")[1]["f32"])
+    assert found["template"][0] == "skipped"
+    assert "jinja2 renders no conversation" in found["template"][1]
+
+
+def test_the_users_text_is_compared_too(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = llama
+    (tmp_path / "text.txt").write_text("One line.\n" * 2000, encoding="utf-8")
+    assert "5 of --text" in statuses(run, file, text=tmp_path / "text.txt")["tokenizer"][1]
+
+
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"tokenizer__chat_template": "{{ messages }}"}, 2)])
+def test_the_command_ends_with_the_contracts_status(
+    change: dict[str, object], status: int, llama: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, file = llama
+    q8 = changed(file, tmp_path / "file.gguf", **change)
+    command = [*COMMAND, "check", str(q8), "--against", str(run), "--json", "--quiet", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == status, done.stderr
+    document = json.loads(done.stdout)
+    assert document["status"] == ("fail" if status else "pass")
+    assert [one["name"] for one in document["checks"]] == ["load", "tokenizer", "template", "bos", "logits"]
+    assert bool(status) is ("file.gguf: template differs from the run" in done.stderr)
+
+
+@pytest.mark.filterwarnings("default")  # deprecations inside transformers
+def test_an_export_proves_the_logits_when_asked(llama: tuple[Path, Path], tmp_path: Path) -> None:
+    run, _ = llama
+    command = [*COMMAND, "export", str(run), "--quant", "q8_0", "--no-verify", "--prove", "--json", "--quiet"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    checks = {one["name"]: (one["status"], one["levels"]) for one in json.loads(done.stdout)["checks"]}
+    assert checks["logits"] == ("pass", ["bf16"])
+    assert checks["template"] == ("pass", ["q8_0"])
+    assert [file.suffix for file in (tmp_path / "out").glob("*.gguf")] == [".gguf"]
+
+
+def test_a_template_that_never_ends_ends() -> None:
+    [(text, failed)] = rendered(
+        "{% for x in range(99999999) %}{% for y in range(9999) %}{% endfor %}{% endfor %}", [{}]
+    )
+    assert text == ""
+    assert failed is not None
+
+
+def test_profiles_that_the_bounds_are_for_are_there() -> None:
+    from exporter.check.bounds import BOUNDS, FILE_TYPES  # noqa: PLC0415
+
+    names = {str(int(gguf.LlamaFileType[load_profile(level).file_type])): level for level in BOUNDS}
+    assert names == dict(FILE_TYPES)
+    assert render("{{ x | tojson }}", [{"x": {"<a>": "é"}}]) == [{"text": '{"<a>": "é"}', "failed": None}]
