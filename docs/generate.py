@@ -53,7 +53,7 @@ it is. stdout is the result (with `--json` one JSON document and nothing else), 
 | exit status | when |
 | --- | --- |
 | 0 | done |
-| 1 | made, but a level could not be measured: the report says why |
+| 1 | made, but a level could not be measured, or nothing of a merge be compared: the report, or the table, says why |
 | 2 | could not be made, a proof failed (of `check` too), or wrong usage: the message says what to do |
 | 130 | interrupted by Ctrl-C |
 """
@@ -66,6 +66,16 @@ fresh. *Equal* means: every weight of a tiny model is that of PEFT's `merge_and_
 at most 2^-22 of the larger of max|W| and max|delta|. Two notes: DoRA on an embedding takes lengths of columns over all
 tokens, which PEFT's float32 rounds more than ours (equal to PEFT in float64, within 2^-20 of PEFT in float32); PEFT's
 own merge is wrong for `layer_replication` and for one of two tied matrices, where the live adapter's logits decide.
+
+`ggufx merge RUN --check` compares a run's own weights so: it measures how much each one changed, and lays a sample,
+one weight of each kind and of each rank and alpha, beside PEFT's own layer. Where PEFT reads another form than the file
+has (`lora_B` packed by expert, pairs of experts from before PEFT 0.19), it is given the file's tensors in its form, and
+the table says so. A difference is exit status 2; where nothing could be compared the result is `unproved`, status 1.
+
+`ggufx merge RUN --out DIR` writes the checkpoint with config, tokenizer and templates, the base's licence (files named
+LICENSE…, NOTICE…, USE_POLICY…), and `merge.json`: the version of ggufx, the base (name, revision of the Hub's cache,
+SHA-256 as in report.json), each adapter (name, method, factor, SHA-256, settings), what the base was rounded to
+(`--qlora-base`), how experts are packed, the type, and what `merge` of report.json says of an export.
 
 | method | result | compared with PEFT, or why not |
 | --- | --- | --- |

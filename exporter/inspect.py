@@ -1,20 +1,17 @@
 """What a run is, in plain words and as a document; reads headers and the tokenizer, of a QLoRA run weights too."""
 
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from exporter.plan import Wishes, build
+from exporter.report.changed import changed_weights
 from exporter.run import Asked, Run, open_run
 from exporter.source import comparison_fields, open_source
+from exporter.vocabulary import label
 
-TOLD = frozenset(
-    (
-        *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices"),
-        *("target_parameters", "layer_replication", "layers_to_transform", "exclude_modules", "lora_bias", "bias"),
-        *("fan_in_fan_out", "ensure_weight_tying", "alpha"),
-    )
-)
-"""Fields of adapter_config.json that say what kind of adapter it is."""
+if TYPE_CHECKING:
+    from exporter.merge import Merged
+
 WIDE = 100
 """Characters from which on a list has a line for each entry."""
 
@@ -41,8 +38,9 @@ def inspect_run(path: str, *, pre: str | None = None, **asked: Unpack[Asked]) ->
         "embedding": " x ".join(map(str, embedding)),
         "head": "the embedding again" if source.tied else "a tensor of its own",
         "vocabulary": plan.vocabulary.as_document(),
-        "adapters": [_adapter(run, k, len(layer.changes.by_weight)) for k, layer in enumerate(source.layers)],
+        "adapters": [_adapter(run, source, k) for k in range(len(run.adapters))],
         "adapter_tensors": source.changes.tensors,
+        "weights_changed": len(changed_weights(source)),
         "left_out": [*source.left_out, *source.changes.left_out],
         "license": {"run": _license(run.folder), "base": _license(run.base)},
         "tokenizer": plan.tokenizer.facts | {"files": sorted({str(file) for file in run.tokenizer_files.values()})},
@@ -52,17 +50,15 @@ def inspect_run(path: str, *, pre: str | None = None, **asked: Unpack[Asked]) ->
     return facts | comparison_fields(run, source, plan.warnings)
 
 
-def _adapter(run: Run, k: int, weights: int) -> dict[str, Any]:
+def _adapter(run: Run, source: "Merged", k: int) -> dict[str, Any]:
     """One adapter's own figures."""
     adapter = run.adapters[k]
-    plain = {"r", "lora_alpha", "target_modules", "peft_version"}  # the others are shown where they are not the default
-    shown = {name: value for name, value in adapter.config.items() if name in plain or (name in TOLD and value)}
     return {
         "path": str(adapter.folder),
-        "method": str(adapter.config.get("peft_type")).lower(),
+        "method": adapter.method,
         "weight": adapter.weight,
-        "weights_changed": weights,
-    } | {name: value for name, value in shown.items() if value not in (None, "none")}
+        "weights_changed": len(changed_weights(source, source.layers[k : k + 1])),
+    } | adapter.settings
 
 
 def _license(folder: Path) -> str | None:
@@ -89,7 +85,7 @@ def _lines(name: str, value: object, indent: str = "") -> list[str]:
         case dict() if line := _in_one_line(name, value):
             return [indent + line]
         case dict():
-            inner = [line for key, one in value.items() for line in _lines(key.replace("_", " "), one, indent + "  ")]
+            inner = _inner_lines(value, indent + "  ")
             return [f"{indent}{name}:", *inner] if inner else []
         case [dict(), *_]:
             return [line for one in value for line in _lines(name, one, indent)]
@@ -99,6 +95,14 @@ def _lines(name: str, value: object, indent: str = "") -> list[str]:
             return []
         case _:
             return [f"{indent}{name}: {_word(value)}"]
+
+
+def _inner_lines(value: dict[str, object], indent: str) -> list[str]:
+    """The lines under a heading: a fact each; a ledger's counts, and what becomes of them."""
+    match value:
+        case {"rows": dict(rows), "rules": list(rules)}:
+            return [indent + line for line in (*(f"{label(key)}: {count}" for key, count in rows.items()), *rules)]
+    return [line for key, one in value.items() for line in _lines(key.replace("_", " "), one, indent)]
 
 
 def _in_one_line(name: str, value: dict[str, object]) -> str | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from exporter.errors import OutputError
+from exporter.paths import require_utf8
 
 PARTIAL = ".partial"
 SCRATCH = ".ggufx-"
@@ -66,7 +67,7 @@ def require_files(files: Sequence[Path]) -> None:
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder for temporary files, removed with what is in it. OutputError where none can be made."""
-    _require_utf8(parent, "--scratch")
+    require_utf8(parent, OutputError, "Rename the folder, or give another --scratch.")
     try:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
     except OSError as error:
@@ -84,7 +85,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 
     OutputError where it cannot be written to, its path is not in UTF-8, or another export is at work there.
     """
-    _require_utf8(folder, "--out")
+    require_utf8(folder, OutputError, "Rename the folder, or give another --out.")
     new = not os.path.lexists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,16 +136,6 @@ def folder_hash(files: Sequence[Path]) -> str:
     """SHA-256 of the sorted lines ``<sha256>  <name>`` of a folder's files."""
     lines = sorted(f"{file_hash(file)}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _require_utf8(folder: Path, option: str) -> None:
-    """OutputError for a folder whose path is not in UTF-8: not every program that reads GGUF files opens such a one."""
-    path = os.fsencode(folder)
-    try:
-        path.decode()
-    except UnicodeDecodeError:
-        shown = path.decode(errors="backslashreplace")
-        raise OutputError(f"{shown}: this path is not in UTF-8. Rename the folder, or give another {option}.") from None
 
 
 def _name(partial: Sequence[Path], files: Sequence[Path]) -> None:

@@ -25,7 +25,7 @@ from exporter.outputs import (
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
-from exporter.report.compose import export_blocks, finished, level_block, nearest, new_document
+from exporter.report.compose import export_blocks, finished, level_block, nearest, new_document, run_block
 from exporter.report.grow import FILES, earlier_report, grown
 from exporter.run import Run, open_run
 from exporter.source import comparison_fields, open_source
@@ -279,17 +279,7 @@ def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, o
         asked = {"sha256": text.sha256, "text": text.name, "mode": options.mode, "chunks": options.chunks}
         asked["reference"] = plan.reference
     replaced = {output.level for output in plan.outputs[: plan.levels]} if options.overwrite else set()
-    report = earlier_report(
-        folder,
-        {
-            "base": hashes[run.base],
-            "adapters": [[hashes[adapter.folder], adapter.weight] for adapter in run.adapters],
-            "moe_lora_layout": run.packing,
-            "qlora_base": run.rounded,
-        },
-        asked,
-        replaced=replaced,
-    )
+    report = earlier_report(folder, run_block(run, plan, hashes), asked, replaced=replaced)
     for level in report["levels"] if report else []:
         if level["quant"] not in replaced:
             require_unchanged(folder / level["file"], level["bytes"], level.get("sha256"))

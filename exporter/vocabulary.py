@@ -254,6 +254,17 @@ def _lines(counts: Counts) -> dict[str, int]:
     return {name: count for name, count in lines.items() if count is not None}
 
 
+def label(line: str) -> str:
+    """What a line of a ledger counts, in words for whoever reads it by itself."""
+    plain = {
+        "tokens": "tokens in the tokenizer",
+        "highest id": "highest token id",
+        "config.json": "vocab_size in config.json",
+        "written": "rows in the file",
+    }
+    return plain.get(line) or (line if "highest" in line else f"rows of the {line}")
+
+
 def _words(counts: Counts) -> dict[str, object]:
     """What the rules' texts name."""
     tokens = counts.tokens or Tokens(0, 0)

@@ -111,7 +111,9 @@ def test_levels_of_two_bases_in_the_adapters_own_folder_are_told_apart(tmp_path:
     write_adapter(run, run, {})
     document = export_to(tmp_path / "out", run, "q8_0", base=str(run))
     scale(run, "model.layers.1.mlp.up_proj.weight", 1.5)
-    with pytest.raises(OutputError, match="of another run, or of other files of this one"):
+    with pytest.raises(
+        OutputError, match=r"of another run, or of this one made otherwise: the base: files in \S+ were changed since"
+    ):
         export_to(tmp_path / "out", run, "q4_0", base=str(run))
     changed = export_to(tmp_path / "other", run, "q4_0", base=str(run))
     assert document["run"]["base"]["sha256"] != changed["run"]["base"]["sha256"]

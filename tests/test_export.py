@@ -199,7 +199,7 @@ def test_the_folder_of_another_run_is_refused(file: str, run: Path, out: Path) -
         change_json(run / file, note="another run")
     else:
         make("llama", run, dtype="bfloat16")
-    with pytest.raises(OutputError, match="holds q8_0 of another run, or of other files of this one"):
+    with pytest.raises(OutputError, match="holds q8_0 of another run, or of this one made otherwise"):
         export_to(out, run, "q4_0")
     assert names(out) == {Q8} | REPORTS
 

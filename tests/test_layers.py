@@ -19,13 +19,15 @@ ANY = {"ANY"}
 ARROWS: dict[str, set[str]] = {
     "exporter": set(),  # its public names are imported when they are asked for
     "cli": ANY,
-    "pipeline": {"run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report", "check"},
-    "inspect": {"run", "source", "plan"},
+    "pipeline": {
+        *("run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report", "check"),
+    },
+    "inspect": {"run", "source", "plan", "report", "vocabulary"},
     "run": {"config", "tokenizer", "converters", "converters.spec"},
     "config": {"converters.spec"},
-    "source": {"merge", "vocabulary", "converters.spec"},
+    "source": {"merge", "vocabulary", "paths", "converters.spec"},
     "merge": {"vocabulary", "converters.spec"},
-    "checkpoint": {"run", "source", "merge", "config", "outputs", "converters.spec"},
+    "checkpoint": {"run", "source", "merge", "report", "config", "outputs", "converters.spec"},
     "merge_check": {"checkpoint", "run", "source", "merge", "converters.spec"},
     # report: how numbers are spelt
     "plan": {"config", "profiles", "tokenizer", "header", "vocabulary", "converters.spec", "report"},
@@ -36,8 +38,10 @@ ARROWS: dict[str, set[str]] = {
     "profiles": set(),
     "tokenizer": {"vocabulary"},
     "vocabulary": set(),
-    "report": {"merge"},  # which kinds of weights a merge changed
-    "outputs": set(),
+    # merge: which kinds of weights a merge changed
+    "report": {"merge", "vocabulary", "converters.spec"},
+    "outputs": {"paths"},
+    "paths": set(),
     "header": set(),
     "ggml": set(),
     "llamacpp": set(),

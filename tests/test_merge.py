@@ -253,7 +253,7 @@ ODD: tuple[tuple[dict[str, torch.Tensor | None], dict[str, object], str], ...] =
     ({KEY.format("A"): torch.ones(4, 64, 1)}, {}, r"lora_A.* is \[4, 64, 1\] .* expected two matrices"),
     ({KEY.format("B"): torch.ones(4)}, {}, r"lora_B.* is \[4\], expected two matrices"),
     ({}, {"lora_alpha": 0}, "changes nothing of the exported model: .* or its lora_alpha is"),
-    ({}, {"lora_alpha": float("nan")}, "lora_alpha nan, expected numbers"),
+    ({}, {"lora_alpha": float("nan")}, "lora_alpha is NaN, expected a number"),
     ({}, {"layers_to_transform": [1]}, r"layers\.0\.self_attn\.q_proj, but layers_to_transform .* is \[1\]"),
     ({}, {"layers_to_transform": 1}, r"layers\.0\.self_attn\.q_proj, but layers_to_transform .* is 1"),
     ({}, {"rank_pattern": {"(q_proj": 4}}, r"rank_pattern holds .*\(q_proj.*, no regular expression"),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from adapters import finished, load, one_thread, source_of, train, write_adapter
 from checkpoints import of_peft, same, state, write
+from quantized_files import whole
 from safetensors.torch import load_file, save_file
-from test_quantized import whole
 from tiny import make
 
 from converters.spec import EMBEDDING, HEAD

@@ -166,9 +166,9 @@ FIELDS = (
     ({"init_lora_weights": "olora"}, "'olora', which changes the base"),
     ({"init_lora_weights": "loftq"}, "'loftq', which changes the base"),
     ({"some_later_field": {"of": "PEFT"}}, "some_later_field is {'of': 'PEFT'}"),
-    ({"r": "4"}, "r '4' and lora_alpha 8, expected numbers"),
-    ({"r": 0}, "r 0 and lora_alpha 8, expected numbers"),
-    ({"lora_alpha": None}, "lora_alpha None, expected numbers"),
+    ({"r": "4"}, 'r is "4", expected a whole number above 0'),
+    ({"r": 0}, "r is 0, expected a whole number above 0"),
+    ({"lora_alpha": None}, "lora_alpha is null, expected a number"),
     ({"rank_pattern": ["q_proj"]}, "rank_pattern is .*expected an object"),
     ({"r": 8}, "q_proj has rank 4 by its tensors, 8 by adapter_config.json"),
     ({"rank_pattern": {"q_proj": 2}}, "q_proj has rank 4 by its tensors, 2 by adapter_config.json"),
@@ -244,7 +244,9 @@ def test_an_adapters_tensor_that_does_not_fit_is_refused(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_an_adapter_that_is_not_finite_is_refused(value: float, base: Path, tmp_path: Path) -> None:
     run = write_adapter(tmp_path / "run", base, {f"{Q}.lora_B.weight": torch.full((64, 4), value)})
-    with pytest.raises(WeightError, match=r"blk.0.attn_q.weight: holds NaN or infinity .*q_proj.weight"):
+    # The adapter's own tensor, or, where each number is finite and their product is not, the weight that it makes.
+    own = r"adapter_model.safetensors: .*lora_B.weight holds NaN or infinity, and model.*q_proj.weight is made of it"
+    with pytest.raises(WeightError, match=rf"{own}|blk.0.attn_q.weight: holds NaN or infinity .*q_proj.weight"):
         written(run, tmp_path / "out")
 
 

@@ -1,9 +1,7 @@
 """A vocabulary that training grew, cut or padded: merged as PEFT has it, loaded by llama.cpp, or refused by a rule."""
 
-import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,13 @@ from exported import change_json, planned, written
 from report_document import changed
 from tiny import TINY, make
 from tokenizers import AddedToken
-from vocabs import add
+from vocabs import CONFIG, GROWN, PADDED, SAME, SHRUNK, add
 
 from converters.spec import EMBEDDING, HEAD
-from exporter import vocabulary
-from exporter.errors import GgufxError, MergeError, TokenizerError
+from exporter.errors import MergeError, TokenizerError
 from exporter.inspect import inspect_run, render
 from exporter.llamacpp import load as load_in_llama
 from exporter.report import render_markdown
-from exporter.tokenizer import find_tokenizer_files, read_files
-from exporter.tokenizer.count import count
-from exporter.vocabulary import RULES, Counts, Held, Matrix, Tokens, check, weigh
 
 __all__ = ["one_thread"]
 MARKER = AddedToken("<|look|>", special=True, normalized=False)
@@ -59,15 +53,14 @@ class Trained:
     untied: bool = False
 
 
-LORA = {"target_modules": ["q_proj"]}
+LORA: dict[str, Any] = {"target_modules": ["q_proj"]}
 RESIZED = LORA | {"save": {"save_embedding_layers": True}}
 AGAIN = LORA | {"modules_to_save": SAVED}
 ALONE = LORA | {"trainable_token_indices": [312, 313]}
 ALONE_BY_NAME = LORA | {"trainable_token_indices": {"embed_tokens": [312, 313]}}
-KEPT = {"save": {"save_embedding_layers": True}}
+KEPT: dict[str, Any] = {"save": {"save_embedding_layers": True}}
 NEWEST = RESIZED | {"trainable_token_indices": [409, 410]}
 NEWEST_OF_BOTH = RESIZED | {"trainable_token_indices": {"embed_tokens": [409, 410], "lm_head": [410]}}
-SAME, GROWN, SHRUNK, PADDED, CONFIG = "as in the base", "grown", "shrunk", "padded", "config.json differs"
 TRAINED = {
     "equal": Trained("qwen2", None, LORA, (SAME, PADDED)),
     "equal, all saved": Trained("qwen2", None, AGAIN, (SAME, PADDED), untied=True),
@@ -237,110 +230,10 @@ def test_inspect_and_the_report_show_the_ledger(bases: dict[str, Path], tmp_path
     shown |= {"tokens": 411, "highest id": 410, "config.json": 409, "written": 448}
     assert facts["vocabulary"]["rows"] == shown
     text = render(facts)
-    assert "\n    adapter's embedding: 448\n" in text
+    assert "\n  rows of the adapter's embedding: 448\n" in text
     assert "padded: 37 rows belong to no token" in text
     document: Any = changed("run.vocabulary", facts["vocabulary"])
     page = render_markdown(document)
     assert "adapter's embedding" in page
     assert "448" in page
     assert "padded: 37 rows belong to no token" in page
-
-
-def test_tokens_are_counted_by_their_ids(tmp_path: Path) -> None:
-    base = make("qwen2", tmp_path)
-    spec = json.loads((base / "tokenizer.json").read_text())
-    spec["added_tokens"].append({**spec["added_tokens"][0], "id": 318, "content": "<|far|>"})
-    (base / "tokenizer.json").write_text(json.dumps(spec))
-    files = read_files(find_tokenizer_files(base))
-    assert count(files, 320, None) == Tokens(313, 319)
-    assert count(files, 318, None) == Tokens(313, 319, dropped=("'<|far|>' (318)",))
-
-
-def both(rows: int, **held: Any) -> Counts:  # noqa: ANN401  (fields of Held)
-    """Counts of a base of so many rows in both matrices, and of an adapter that holds the same of both."""
-    matrix = Matrix(rows, (Held(**held),))
-    return Counts(matrix, matrix)
-
-
-PLAIN = both(100)
-ROWS: tuple[tuple[Counts, tuple[str, ...]], ...] = (
-    (Counts(Matrix(100)), (SAME,)),
-    (PLAIN, (SAME,)),
-    (Counts(Matrix(100), Matrix(90)), (SAME,)),  # the base's own matter, for the plan's shapes
-    (both(100, whole=100, factors=100, last_token=99), (SAME,)),
-    (both(100, whole=101), (GROWN,)),
-    (both(100, whole=101, factors=101, last_token=100), (GROWN,)),
-    (both(100, whole=99, factors=99, last_token=98), (SHRUNK,)),
-    (both(100, factors=101), ("LoRA of another size",)),
-    (both(100, factors=99), ("LoRA of another size",)),
-    (both(100, whole=101, factors=100), ("LoRA of another size",)),
-    (replace(PLAIN, head=Matrix(100, (Held(factors=99),))), ("LoRA of another size",)),
-    (both(100, last_token=100), ("trained tokens beyond the rows",)),
-    (both(100, whole=99, last_token=99), ("trained tokens beyond the rows",)),
-    (replace(PLAIN, head=Matrix(100, (Held(whole=101),))), ("only one of two resized",)),
-    (replace(PLAIN, embedding=Matrix(100, (Held(whole=101),))), ("only one of two resized",)),
-    (replace(PLAIN, embedding=Matrix(100, (Held(whole=101),)), head=None), (GROWN,)),
-    (Counts(Matrix(100, (Held(whole=101), Held(factors=101)))), (GROWN,)),
-    (Counts(Matrix(100, (Held(factors=100), Held(whole=101)))), (GROWN,)),
-    (Counts(Matrix(100, (Held(whole=101), Held(factors=100)))), ("LoRA of another size",)),
-    (Counts(Matrix(100, (Held(whole=101), Held(last_token=101)))), ("trained tokens beyond the rows",)),
-    (replace(PLAIN, tokens=Tokens(100, 100), config=100), (SAME,)),
-    (replace(PLAIN, tokens=Tokens(98, 100)), (SAME, PADDED)),
-    (replace(PLAIN, tokens=Tokens(99, 99)), (SAME, PADDED)),
-    (replace(PLAIN, tokens=Tokens(101, 101, dropped=("'a' (100)",))), (SAME, "tokens left out")),
-    (replace(PLAIN, tokens=Tokens(100, 101, dropped=("'a' (100)",))), (SAME, "tokens left out", PADDED)),
-    (replace(PLAIN, tokens=Tokens(101, 101, needed=("'a' (100): why",))), ("tokens without rows",)),
-    (replace(both(100, whole=90), tokens=Tokens(90, 90)), (SHRUNK,)),
-    (replace(both(100, whole=90), tokens=Tokens(91, 91, dropped=("'a' (90)",))), ("cut through the tokenizer",)),
-    (replace(both(100, whole=102), tokens=Tokens(100, 100, own=False)), ("grown without its tokenizer",)),
-    (replace(both(100, whole=102), tokens=Tokens(101, 101, own=False)), ("grown without its tokenizer",)),
-    (replace(both(100, whole=102), tokens=Tokens(102, 102, own=False)), (GROWN,)),
-    (replace(both(100, whole=102), tokens=Tokens(100, 100)), (GROWN, PADDED)),
-    (replace(PLAIN, tokens=Tokens(98, 98, own=False)), (SAME, PADDED)),
-    (replace(both(100, whole=99), tokens=Tokens(98, 98, own=False)), (SHRUNK, PADDED)),
-    (replace(PLAIN, config=101), (SAME, CONFIG)),
-    (replace(both(100, whole=128), tokens=Tokens(102, 102), config=100), (GROWN, PADDED, CONFIG)),
-)
-
-
-@pytest.mark.parametrize(("counts", "rules"), ROWS)
-def test_every_row_of_the_table(counts: Counts, rules: tuple[str, ...]) -> None:
-    ledger = weigh(counts)
-    assert tuple(one.rule for one in ledger.findings) == rules
-    assert ledger.rows["written"] == counts.rows
-    assert "{" not in "".join(one.text for one in ledger.findings)
-    errors = [one.error for one in ledger.findings if one.error is not None]
-    if not errors:
-        check(ledger, "here")
-        return
-    with pytest.raises(errors[0], match=r"^here: .*\(Counted: base's embedding 100, ") as stopped:
-        check(ledger, "here")
-    assert isinstance(stopped.value, GgufxError)
-
-
-@pytest.mark.parametrize("holds", [lambda _: True, lambda _: False])
-@pytest.mark.parametrize("place", range(len(RULES)), ids=[rule.name for rule in RULES])
-def test_a_rule_that_is_broken_is_noticed(
-    place: int, holds: Callable[[Counts], bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = [replace(rule, holds=holds) if k == place else rule for k, rule in enumerate(RULES)]
-    monkeypatch.setattr(vocabulary, "RULES", tuple(broken))
-    monkeypatch.setattr(vocabulary, "_words", lambda _: _Any())
-    assert any(tuple(one.rule for one in weigh(counts).findings) != rules for counts, rules in ROWS)
-
-
-class _Any(dict[str, object]):
-    """A word for every field."""
-
-    def __missing__(self, key: str) -> str:
-        return key
-
-
-def test_words_tell_the_numbers() -> None:
-    (one,) = weigh(both(100, factors=101)).findings
-    assert one.text.startswith("the LoRA of the embedding is of 101 rows, what it is laid over has 100: ")
-    (one,) = weigh(both(100, last_token=107)).findings
-    assert one.text.startswith("token 107 of the embedding was trained alone")
-    needed = tuple(f"'{k}' ({k}): why" for k in range(100, 105))
-    (one,) = weigh(replace(PLAIN, tokens=Tokens(105, 105, needed))).findings
-    assert "'102' (102): why and 2 more. Either" in one.text

@@ -64,17 +64,21 @@ def arguments(file: Path, module: str, name: str) -> Path:
     return file
 
 
-def inspected(run: Path) -> tuple[int, str, str]:
-    """Status, stdout and stderr of `ggufx inspect`, each run of blanks as one."""
+def ran(*words: str) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command of ggufx, each run of blanks in the latter as one."""
     out, err = StringIO(), StringIO()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["ggufx", "inspect", str(run)])
+        patch.setattr(sys, "argv", ["ggufx", *words])
         with pytest.raises(SystemExit) as stop:
             cli.main()
     signal.signal(signal.SIGTERM, before)
     assert isinstance(stop.value.code, int)
     return stop.value.code, out.getvalue(), " ".join(err.getvalue().split())
+
+
+def inspected(run: Path) -> tuple[int, str, str]:
+    return ran("inspect", str(run))
 
 
 HYDRA = {"data": {"train_files": ["gsm8k/train.parquet"]}, "actor_rollout_ref": {"model": {"path": "org/Tiny-Llama"}}}

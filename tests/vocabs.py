@@ -24,6 +24,9 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# What the rules of the vocabulary's ledger are called.
+SAME, GROWN, SHRUNK, PADDED, CONFIG = "as in the base", "grown", "shrunk", "padded", "config.json differs"
+
 
 def write_vocab(tokenizer: Tokenizer, path: Path, name: str = "") -> Path:
     """Write a GGUF of the tokenizer alone."""

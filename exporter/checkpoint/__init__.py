@@ -1,14 +1,15 @@
 """A run's finished weights as a merged Hugging Face checkpoint: written by slices, proved, then named."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.checkpoint.companions import companions
-from exporter.checkpoint.plan import base_files, in_shards, index, lay_out
+from exporter.checkpoint.plan import Shard, base_files, in_shards, index, lay_out
 from exporter.checkpoint.prove import prove
+from exporter.checkpoint.record import RECORD, licences, record
 from exporter.checkpoint.write import Reading, write_shards, write_text
 from exporter.errors import OutputError
 from exporter.outputs import made_folder, replaced_when_done, require_files, require_space, scratch_folder
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Wish", "write_checkpoint"]
 
 INDEX = "model.safetensors.index.json"
+Progress = Callable[[int, int], None]
+Hashes = Callable[[], Mapping[Path, str]]
 SHARD_BYTES = 5_000_000_000
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "adapter_config.json")
 """What a folder must not hold beside a merged checkpoint: readers would take it for a part of the model."""
@@ -42,7 +45,7 @@ class Wish:
 
 
 def write_checkpoint(
-    run: "Run", source: "Merged", out: Path, wish: Wish = Wish(), *, progress: Callable[[int, int], None]
+    run: "Run", source: "Merged", out: Path, wish: Wish = Wish(), *, progress: Progress, hashes: Hashes = dict
 ) -> dict[str, Any]:
     """Write a run's finished weights as a Hugging Face checkpoint; it appears whole and proved, or not at all.
 
@@ -52,9 +55,11 @@ def write_checkpoint(
         out: the folder.
         wish: how it is wanted.
         progress: called with the bytes written, and all of them.
+        hashes: gives the SHA-256 of the folders that the run is read from, for the record of the merge.
 
     Returns:
-        Plain values: ``bytes`` are those of the weights' files, ``compared`` is how many weights were read back.
+        Plain values: ``bytes`` are those of the weights' files, ``compared`` is how many weights were read back,
+        ``not_copied`` names files of the base's licence that are no text.
 
     Raises:
         MergeError, WeightError: the adapter, or a weight, is of what cannot be written.
@@ -63,24 +68,29 @@ def write_checkpoint(
     """
     tensors = lay_out(run, source, wish.dtype)
     shards = in_shards(tensors, wish.shard_bytes)
-    texts = companions(run, source, wish.dtype) | ({INDEX: index(shards)} if len(shards) > 1 else {})
+    texts, not_copied = _texts(run, source, wish, shards)
     folder = out.absolute()
-    files = [folder / name for name in (*(shard.file for shard in shards), *texts)]
-    size = sum(shard.bytes for shard in shards)
+    files = [folder / name for name in (*(shard.file for shard in shards), *texts, RECORD)]
+    size, head = sum(shard.bytes for shard in shards), "tied" if source.tied else "of its own"
+    made = {"dtype": wish.dtype, "head": head, "tensors": len(tensors), "bytes": size, "not_copied": list(not_copied)}
     with _ready(run, files, size + sum(map(len, texts.values())), wish) as (partial, scratch):
+        inputs = hashes()
         write_shards(shards, partial[: len(shards)], _reading(run, source), progress)
-        for file, text in zip(partial[len(shards) :], texts.values(), strict=True):
+        written = (*texts.values(), record(run, source, made, inputs))  # which holds what reading the rows told
+        for file, text in zip(partial[len(shards) :], written, strict=True):
             write_text(file, text)
         compared = prove(_as_named(scratch, folder, files, partial), tensors, source)
-    return {
-        "folder": str(folder),
-        "files": [file.relative_to(folder).as_posix() for file in files],
-        "dtype": wish.dtype,
-        "head": "tied" if source.tied else "of its own",
-        "tensors": len(tensors),
-        "bytes": size,
-        "compared": compared,
-    }
+    names = [file.relative_to(folder).as_posix() for file in files]
+    return {"folder": str(folder), "files": names, "compared": compared, **made}
+
+
+def _texts(
+    run: "Run", source: "Merged", wish: Wish, shards: Sequence[Shard]
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """What stands beside the weights, by name, but the record; the names of what is not copied."""
+    terms, others = licences(run.base)
+    listed = {INDEX: index(shards)} if len(shards) > 1 else {}
+    return terms | companions(run, source, wish.dtype) | listed, others
 
 
 @contextmanager

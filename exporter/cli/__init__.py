@@ -80,16 +80,17 @@ def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> No
 @cli.command()
 @click.argument("run")
 @takes("merged", "check", "dtype", *RUN, "overwrite", "scratch", "quiet", "json")
-def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) -> None:  # noqa: ANN401
+def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) -> int:  # noqa: ANN401
     """Write the merged Hugging Face checkpoint of a RUN, or check its merge.
 
-    With --out, config, tokenizer and weights in the base's own names and layout. With --check, how much every weight
-    changed, and whether PEFT's own layers make the same of a sample of modules.
+    With --out, config, tokenizer, licence and weights in the base's own names and layout, and merge.json, a record of
+    the merge. With --check, how much every weight changed, and whether PEFT's own layers make the same of a sample of
+    modules; the exit status is 1 where none of the sample could be compared.
     """
     from exporter.checkpoint import Wish, write_checkpoint  # noqa: PLC0415  (slow to import)
     from exporter.merge_check import check_merge, require_passed  # noqa: PLC0415
     from exporter.merge_check.show import render, render_written  # noqa: PLC0415
-    from exporter.pipeline import opened  # noqa: PLC0415
+    from exporter.pipeline import hash_inputs, opened  # noqa: PLC0415
 
     if check is (out is not None):
         raise click.UsageError("Give either --out DIR or --check.")
@@ -99,11 +100,13 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
             document = check_merge(of, source, partial(steps, "check"))
         else:
             wish = Wish(dtype, overwrite=asked["overwrite"], scratch=asked["scratch"])
-            document = write_checkpoint(of, source, out, wish, progress=partial(steps, "write"))
+            hashes = partial(hash_inputs, of, source)
+            document = write_checkpoint(of, source, out, wish, progress=partial(steps, "write"), hashes=hashes)
     text = render(document) if check else render_written(document)
     click.echo(json.dumps(document, indent=2, ensure_ascii=False) if asked["as_json"] else text)
     if check:
         require_passed(document)
+    return FAILED if document.get("status") == "unproved" else 0
 
 
 @cli.command()

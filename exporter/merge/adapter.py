@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
 from exporter.merge.changes import read_changes
+from exporter.merge.fields import check_fields
 from exporter.merge.layer import Layer
 from exporter.merge.lora import KINDS, check_config
 from exporter.merge.methods import WIDEST
@@ -12,7 +14,6 @@ from exporter.merge.values import Change, Changes, Given, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import torch
 
@@ -25,6 +26,7 @@ def read_layer(given: Given, tensors: "TensorFiles", weight: float) -> Layer:
 
     MergeError for what cannot be merged, by name.
     """
+    check_fields(given.config, given.path)
     if given.config.get("peft_type") in KINDS:
         check_config(given.config, given.path)
         return Layer(tensors, read_changes(given), weight)
@@ -62,10 +64,12 @@ def _open(given: Given, tensors: "TensorFiles") -> tuple["PeftModules", tuple[st
         )
     left_out = tuple(name for module in out for name in parts.modules[module])
     kept = {name: shape for name, shape in given.shapes.items() if name not in {*left_out, *parts.others}}
+    # A tied base stores no head; one that is trained alone begins as the embedding.
+    shapes = {HEAD: given.base[EMBEDDING]} | dict(given.base) if EMBEDDING in given.base else given.base
     base = {
-        module: Module(given.base[weight], f"{weight.removesuffix('weight')}bias" in given.base)
+        module: Module(shapes[weight], f"{weight.removesuffix('weight')}bias" in given.base)
         for module, weight in weights.items()
-        if weight is not None and weight in given.base
+        if weight is not None and weight in shapes
     }
     return open_modules(replace(stored, shapes=kept), base), left_out, parts.others
 
@@ -83,20 +87,23 @@ def _of_modules(opened: "PeftModules", given: Given) -> dict[str, Change]:
     return changes
 
 
-def check_together(layers: "Sequence[Layer]", paths: "Sequence[Path]") -> None:
-    """MergeError where adapters do not add up: one replaces or multiplies what another changes, or has a factor."""
-    for k, (layer, path) in enumerate(zip(layers, paths, strict=True)):
-        fixed = sorted(name for name, change in layer.changes.by_weight.items() if not layer.adds(change))
+def check_together(layers: "Sequence[Layer]", names: "Sequence[str]") -> None:
+    """MergeError where adapters do not add up: one replaces or multiplies what another changes, or has a factor.
+
+    ``names`` are what messages call them: a file, or the option that gave it.
+    """
+    for k, (layer, name) in enumerate(zip(layers, names, strict=True)):
+        fixed = sorted(weight for weight, change in layer.changes.by_weight.items() if not layer.adds(change))
         if fixed and layer.weight != 1:
             raise MergeError(
-                f"{path}: has the factor {layer.weight:g}, but it replaces or multiplies {fixed[0]}"
+                f"{name}: has the factor {layer.weight:g}, but it replaces or multiplies {fixed[0]}"
                 f"{f' and {len(fixed) - 1} more' if fixed[1:] else ''}, which has no part to take so much of. Give it "
                 "without a factor."
             )
-        for j, (other, its) in enumerate(zip(layers, paths, strict=True)):
-            both = [name for name in fixed if name in other.changes.by_weight]
+        for j, (other, its) in enumerate(zip(layers, names, strict=True)):
+            both = [weight for weight in fixed if weight in other.changes.by_weight]
             if both and j != k:
                 raise MergeError(
-                    f"{path}: replaces or multiplies {both[0]}, which {its} changes too: the two do not add up, and "
+                    f"{name}: replaces or multiplies {both[0]}, which {its} changes too: the two do not add up, and "
                     "the order would decide. Give only one of them, or merge them with PEFT first."
                 )

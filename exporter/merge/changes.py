@@ -119,8 +119,8 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
         )
     module = modules[a]
     fused = parameter_of(module, given.config)
-    check_layer(given.config, module, given.path)
-    if fused is None:
+    if fused is None:  # PEFT finds parameters by target_parameters alone
+        check_layer(given.config, module, given.path)
         check_target(given.config, module, given.path)
     rank, scale = rank_and_scale(given.config, fused or module, given.path)
     _check_pair(a, b, given)

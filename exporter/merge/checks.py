@@ -1,18 +1,20 @@
 """Whether changes fit the base, and whether they are what they seem; decided before anything is written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, cast
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.errors import MergeError
-from exporter.merge.tied import equal_tensors
+from exporter.errors import MergeError, WeightError
+from exporter.merge.fields import other_base
+from exporter.merge.tied import ROWS, equal_tensors
 from exporter.merge.values import Change, Changes, Factors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from exporter.merge.layer import Layer
     from exporter.run import Adapter
     from exporter.source.files import TensorFiles
 
@@ -44,9 +46,8 @@ def check_fit(
         if found != shape:
             was = "does not have it" if shape is None else f"has {_by(shape)} there"
             raise MergeError(
-                f"{adapter.weights}: the adapter changes {change.weight} as {_by(found)}, the base model {was}. It was "
-                f"trained on another base: adapter_config.json names {adapter.config.get('base_model_name_or_path')}. "
-                "Give that one with --base."
+                f"{adapter.weights}: the adapter changes {change.weight} as {_by(found)}, the base model {was}. "
+                f"{other_base(adapter.config)}"
             )
 
 
@@ -158,6 +159,31 @@ def check_copies(changes: Changes, adapter: "TensorFiles", path: "Path") -> None
             raise MergeError(
                 f"{path}: {one} and {other} are two different tensors for {change.weight}. Save the adapter again."
             )
+
+
+def check_finite(change: Change, layer: "Layer") -> None:
+    """WeightError where a tensor that an adapter makes a change of holds NaN or infinity; reads them whole."""
+    for name in _tensors(change, layer):
+        stored = layer.tensors.tensors[name]
+        size = stored.shape[0] if stored.shape else 0
+        parts = (layer.tensors.read(name, (slice(row, row + ROWS),)) for row in range(0, size, ROWS))
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise WeightError(
+                f"{stored.file}: {name} holds NaN or infinity, and {change.weight} is made of it. The training "
+                "diverged, or the file is damaged: copy it again, or take an earlier checkpoint of the run."
+            )
+
+
+def _tensors(change: Change, layer: "Layer") -> Iterator[str]:
+    """The adapter's tensors that a change is made of."""
+    factors, whole = change.factors, change.whole
+    names = [factors.a, factors.b, factors.magnitude] if factors else []
+    names.append(change.replaced_by)
+    names.append(change.added.vector if change.added else None)
+    names.append(change.tokens.rows if change.tokens else None)
+    if whole is not None and layer.modules is not None:
+        names += [*layer.modules.parts.modules[whole.module], *layer.modules.parts.shared]
+    return filter(None, names)
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -31,7 +31,7 @@ def coverage(names: Collection[str], changed: Collection[str]) -> tuple[Coverage
         changed: of those that training changed.
     """
     kinds: dict[str, list[str]] = {}
-    for name in sorted(names, key=_in_order):
+    for name in sorted(names, key=in_order):
         kinds.setdefault(kind_of(name), []).append(name)
     moved = set(changed)
     return tuple(
@@ -69,8 +69,7 @@ def _layers(names: Collection[str]) -> set[str]:
     return {match[1] for match in map(LAYER.match, names) if match}
 
 
-def _in_order(name: str) -> tuple[int, tuple[int, ...], str]:
-    """Embedding first, then layers by number, then the rest."""
-    layer = LAYER.match(name)
-    rank = 1 if layer else 0 if "embed" in name else 2
-    return rank, tuple(map(int, NUMBER.findall(name)))[:1], name
+def in_order(name: str) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """Embedding first, then layers by number, each one's experts by number, then the rest: a key to sort by."""
+    rank = 1 if LAYER.match(name) else 0 if "embed" in name else 2
+    return rank, tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split("."))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
+from exporter.merge.fields import other_base
 from exporter.merge.values import Expert, Factors, Part
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def of_experts(pair: Factors, rank: int, parts: "Sequence[Part]", given: "Given"
     if rest or not count or b[1] != a[0] or lacking or beyond:
         raise MergeError(
             f"{given.path}: {pair.a} is {list(a)} and {pair.b} is {list(b)}, with rank {rank} that is {a[0] / rank:g} "
-            f"experts; the base model has {'more' if beyond else 'other'} ones. It was trained on another base."
+            f"experts; the base model has {'more' if beyond else 'other'} ones. {other_base(given.config)}"
         )
     if given.packing not in LAYOUTS:
         said = "nothing says which" if given.packing is None else f"{given.packing!r} is neither"
@@ -108,7 +109,7 @@ def _is_turned(found: tuple[int, int], sides: tuple[int, int], given: "Given") -
     if found not in {(columns, rows), (rows, columns)}:
         raise MergeError(
             f"{given.path}: lora_A and lora_B of the experts are for {found[1]} x {found[0]} matrices, the base "
-            f"model's are {rows} x {columns}. The adapter was trained on another base: give that one with --base."
+            f"model's are {rows} x {columns}. {other_base(given.config)}"
         )
     if rows != columns:
         return found == (rows, columns)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
@@ -50,25 +50,25 @@ REWRITES = (
     Rewrite(
         "a wrapper of FSDP or torch.compile", r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.", ""
     ),
-    Rewrite("a wrapper of data parallel training", r"^module\.", ""),
+    Rewrite("a wrapper of data parallel training", r"^(?:module\.)+", ""),
     Rewrite("a prefix twice", rf"^(?:{re.escape(PREFIX)}){{2,}}", PREFIX),
     Rewrite("no prefix", rf"^(?!{re.escape(PREFIX)})", PREFIX),
     Rewrite("no name of the model", rf"^{re.escape(PREFIX)}(?=layers\.|embed_tokens\.|norm\.)", PREFIX + "model."),
 )
-"""In the order in which they are tried, alone and then in pairs."""
+"""In the order in which they are applied; few of them are tried before many."""
 
 
 def in_peft_form(names: Iterable[str], fits: Callable[[str], bool]) -> Mapping[str, str]:
-    """Each name as PEFT would write it: as it is, or by the first rewrites that make every one of them fit.
+    """Each name as PEFT would write it: as it is, or by the fewest rewrites, one after the other, that make all fit.
 
     Where none do, the names stay as they are, for what does not fit to be refused by name.
     """
     names = list(names)
-    for count in range(3):
-        for rewrites in combinations(REWRITES, count):
-            spelled = [_rewritten(name, rewrites) for name in names]
-            if len(set(spelled)) == len(names) and all(map(fits, spelled)):
-                return dict(zip(names, spelled, strict=True))
+    for rewrites in chain.from_iterable(combinations(REWRITES, count) for count in range(len(REWRITES) + 1)):
+        if all(fits(_rewritten(name, rewrites)) for name in names):
+            spelled = {name: _rewritten(name, rewrites) for name in names}
+            if len(set(spelled.values())) == len(names):
+                return spelled
     return {name: name for name in names}
 
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TypeGuard
 
 from exporter.errors import MergeError
+from exporter.merge.fields import is_number, shown
 
 # Fields of LoraConfig and TrainableTokensConfig that say how to train or to load, or that are read: they need no word.
 READ = {
@@ -24,7 +24,6 @@ READ = {
 KINDS = ("LORA", "TRAINABLE_TOKENS")
 """The methods that are merged here, by rows; all others are PEFT's to merge, a whole module at a time."""
 EMBEDDINGS = ("embed_tokens", "lm_head")
-LARGEST = 1e30
 LONGEST_KEY = 1000
 MOST_TRIES = 10**7  # of ways to lay a key over a name: less than a second
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
@@ -60,7 +59,7 @@ def rank_and_scale(config: Mapping[str, object], module: str, path: Path) -> tup
     """
     rank = matched(config, "rank_pattern", module, config.get("r"))
     alpha = matched(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if not isinstance(rank, int) or rank < 1 or not _is_number(alpha):
+    if not isinstance(rank, int) or rank < 1 or not is_number(alpha):
         raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -81,22 +80,34 @@ def token_ids(config: Mapping[str, object], module: str, path: Path) -> tuple[in
     return tuple(listed)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of a JSON file is a number, and finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
 def check_layer(config: Mapping[str, object], module: str, path: Path) -> None:
-    """MergeError for a trained module outside of ``layers_to_transform``: PEFT would make nothing of its tensors."""
-    layers = config.get("layers_to_transform")
-    if layers is None or layers == []:
+    """MergeError for a trained module outside of ``layers_to_transform``: PEFT would make nothing of its tensors.
+
+    A module that ``target_modules`` names in full is trained in any layer (PEFT's ``check_target_module_exists``).
+    """
+    layers, targets = config.get("layers_to_transform"), config.get("target_modules")
+    if layers is None or layers == [] or (isinstance(targets, list) and module in targets):
         return
-    layer = re.search(r"\.layers\.(\d+)\.", f".{module}.")
-    if layer is None or int(layer[1]) not in (layers if isinstance(layers, list) else [layers]):
+    pattern = config.get("layers_pattern")
+    if _layer_of(module, pattern) not in (layers if isinstance(layers, list) else [layers]):
+        beside = f" with layers_pattern {shown(pattern)}" if pattern else ""
         raise MergeError(
-            f"{path}: has tensors of {module}, but layers_to_transform of adapter_config.json is {layers!r}. "
-            "The two files are of different runs."
+            f"{path}: has tensors of {module}, but layers_to_transform of adapter_config.json is {shown(layers)}"
+            f"{beside}: PEFT would leave the module as it was. The two files are of different runs."
         )
+
+
+def _layer_of(module: str, pattern: object) -> int | None:
+    """The number of a module's layer: the first behind a name of ``layers_pattern``, or behind any where that is empty.
+
+    None for a module that is in no such layer. MergeError for a pattern that may take for ever.
+    """
+    names = [pattern] if isinstance(pattern, str) and pattern else pattern
+    for name in names if isinstance(names, list) else ():
+        _check_pattern(rf"{name}\.\d+", "layers_pattern", len(module))
+    starts = [rf"(?:^|.*?\.){name}" for name in names] if isinstance(names, list) and names else [r".*?\.[^.]*"]
+    found = (re.match(rf"{start}\.(?P<layer>\d+)\.", module) for start in starts)
+    return next((int(one["layer"]) for one in found if one), None)
 
 
 def check_target(config: Mapping[str, object], module: str, path: Path) -> None:
@@ -105,14 +116,14 @@ def check_target(config: Mapping[str, object], module: str, path: Path) -> None:
     Lists of names, and patterns that are sure to end, are looked at.
     """
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
-    named = targets == "all-linear" or not targets or _names(targets, module) is not False
+    named = str(targets).lower() == "all-linear" or not targets or _names(targets, module) is not False
     if module.rpartition(".")[2] in EMBEDDINGS:  # ensure_weight_tying trains the other one with it
         named = True
     if not named or (excluded and _names(excluded, module)):
         raise MergeError(
-            f"{path}: has lora_A and lora_B of {module}, but target_modules of adapter_config.json is {targets!r:.80} "
-            f"and exclude_modules {excluded!r:.80}: PEFT would leave the module as it was. The two files are of "
-            "different runs: copy both from one."
+            f"{path}: has lora_A and lora_B of {module}, but target_modules of adapter_config.json is "
+            f"{shown(targets)} and exclude_modules {shown(excluded)}: PEFT would leave the module as it was. The two "
+            "files are of different runs: copy both from one."
         )
 
 
@@ -138,18 +149,8 @@ def matched(config: Mapping[str, object], field: str, module: str, default: obje
     if not isinstance(patterns, Mapping):
         raise MergeError(f"adapter_config.json: {field} is {patterns!r}, expected an object.")
     for key, value in patterns.items():
-        try:
-            pattern, tries = _pattern(key), _tries(key, len(module))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise MergeError(
-                f"adapter_config.json: {field} holds {key!r:.60}, no regular expression ({error})."
-            ) from None
-        if tries is None or tries > MOST_TRIES:
-            raise MergeError(
-                f"adapter_config.json: {field} holds {key!r:.60}, a regular expression that may take for ever. "
-                "Write the modules' names instead, a key for each, such as layers.0.self_attn.q_proj."
-            )
-        if pattern.match(module):
+        _check_pattern(key, field, len(module))
+        if _pattern(key).match(module):
             return value
     return default
 
@@ -158,6 +159,20 @@ def matched(config: Mapping[str, object], field: str, module: str, default: obje
 def _pattern(key: str) -> re.Pattern[str]:
     """A key as PEFT's ``get_pattern_key`` matches it."""
     return re.compile(rf"(.*\.)?({key})$")
+
+
+def _check_pattern(key: str, field: str, length: int) -> None:
+    """MergeError for a pattern that is none, or that may take for ever to lay over a name of such a length."""
+    try:
+        _pattern(key)
+        tries = _tries(key, length)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise MergeError(f"adapter_config.json: {field} holds {key!r:.60}, no regular expression ({error}).") from None
+    if tries is None or tries > MOST_TRIES:
+        raise MergeError(
+            f"adapter_config.json: {field} holds {key!r:.60}, a regular expression that may take for ever. "
+            "Write the modules' names instead, a key for each, such as layers.0.self_attn.q_proj."
+        )
 
 
 def _tries(key: str, length: int) -> int | None:

@@ -1,6 +1,6 @@
 """Every PEFT method but LoRA: folded into weights by PEFT itself, or refused, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
@@ -91,8 +91,21 @@ AGAIN: Mapping[str, str] = {
 }
 """What is not in a method's file and is made again, as PEFT does whenever it loads it."""
 
-HEAVY = frozenset({"BOFT", "FOURIERFT", "OSF", "SHIRA", "SUPERTUNING", "TINYLORA", "WAVEFT"})
-"""Methods whose layer allocates, or decomposes, a matrix of the weight's size when it is made."""
+HEAVY = frozenset({"BOFT", "SHIRA"})
+"""Methods whose layer cannot be made without memory: it takes as much as a matrix of the weight's size, and reads it.
+
+PEFT looks at the numbers of their configuration before it allocates.
+"""
+
+LOOPS = ("depth", "num_cayley_neumann_terms")
+"""Numbers of a configuration that say how often something is done."""
+MOST_LOOPS = 1000
+NO_SIZES = frozenset({
+    "alpha", "alpha_pattern", "deltaT", "delora_lambda", "generator_seed", "lambda_pattern", "layers_to_transform",
+    "lora_alpha", "proj_seed", "projection_prng_key", "projection_seed", "randlora_alpha", "random_loc_seed",
+    "random_seed", "scaling", "tfinal", "tinit", "token_indices", "total_step", "trainable_token_indices",
+})  # fmt: skip
+"""Numbers of a configuration that PEFT calculates with, or draws from; all others may be the size of something."""
 
 
 def check_method(method: object, path: "Path") -> str:
@@ -133,20 +146,32 @@ def check_options(method: str, config: object, shared: int, path: "Path") -> Non
         )
 
 
-def check_ranks(config: Mapping[str, object], widest: int, path: "Path") -> None:
-    """MergeError for a rank that no weight has: PEFT would allocate it before its tensors are looked at.
+def check_sizes(config: Mapping[str, object], largest: int, path: "Path") -> None:
+    """MergeError for a number that is the size of nothing that was trained: PEFT might count up to it.
 
     Args:
         config: adapter_config.json.
-        widest: the most rows or columns that a weight of the base has.
+        largest: how many numbers the largest tensor has, of the adapter and of the weights that it changes.
         path: the adapter's file, for messages.
     """
-    patterns = config.get("rank_pattern")
-    ranks = {name: config.get(name) for name in ("r", "init_r", "target_r", "hybrid_r")}
-    ranks |= dict(patterns) if isinstance(patterns, Mapping) else {}
-    for name, rank in ranks.items():
-        if isinstance(rank, int) and rank > 4 * widest:
-            raise MergeError(
-                f"{path}: {name} is {rank} in adapter_config.json, the base's widest weight has {widest} rows or "
-                "columns: no such rank was trained over it. The two files are of different runs."
-            )
+    for field, value in config.items():
+        bound = MOST_LOOPS if field in LOOPS else largest
+        for name, number in () if field in NO_SIZES else _numbers(field, value):
+            if abs(number) > bound:
+                raise MergeError(
+                    f"{path}: {name} is {number} in adapter_config.json, expected at most {bound}: "
+                    + ("it says how often a step is done" if field in LOOPS else "no tensor here has more numbers")
+                    + ". The two files are of different runs: copy both from one."
+                )
+
+
+def _numbers(name: str, value: object) -> Iterator[tuple[str, int]]:
+    """The whole numbers in a field, each by its name."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _numbers(f"{name} ({key})", one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _numbers(name, one)
+    elif type(value) is int:
+        yield name, value

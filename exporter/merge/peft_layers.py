@@ -2,26 +2,22 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import MergeError
-from exporter.merge.lora import check_layer, matched
-from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, RENAMED, WIDEST, check_method, check_options, check_ranks
+from exporter.merge.fields import other_base
+from exporter.merge.lora import matched
+from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, RENAMED, WIDEST, check_method, check_options, check_sizes
+from exporter.merge.peft_config import COUNTED, OURS, check_counted, check_targeted, configure, today
 from exporter.merge.skeleton import NAME, PREFIX, ROOT, around, build, nothing, quietly, saved
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-
-OURS = (
-    "exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "trainable_token_indices",
-)  # fmt: skip
-"""Fields that say which modules to train, or concern other modules: settled by the file's tensors, or the caller's."""
-WHOLE_MODEL = ("layer_replication", "target_parameters")
-"""Fields (of AdaLoRA, which has LoRA's) that mean more than one module."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ class PeftModules:
         """MergeError where the file's tensors of a module do not fit the base's weight; reads none of both."""
         if self.method in HEAVY:
             return
-        with self._lock, quietly(module, self._adapter.path):
+        with self._lock, quietly(module, self._adapter.path), self._without_memory():
             model = self._build(module, around(module, nothing(self._base[module].shape), self._no_bias(module)))
             expected = {name: tuple(tensor.shape) for name, tensor in saved(model, module).items()}
         found = {name: self._adapter.shapes[stored] for name, stored in self._names(module).items()}
@@ -152,15 +148,21 @@ class PeftModules:
             if expected.get(name) != found.get(name):
                 raise MergeError(self._misfit(module, name, found.get(name), expected.get(name)))
 
+    def _without_memory(self) -> AbstractContextManager[object]:
+        """Where a layer is made of which only the sizes matter: PEFT goes by the configuration, which may say any."""
+        import torch  # noqa: PLC0415  (slow to import)
+
+        counted = self.method in COUNTED or (self.method == "ADALORA" and self._config.rank_pattern)
+        return nullcontext() if counted else torch.device("meta")
+
     def _misfit(self, module: str, name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] | None) -> str:
         """The message for a tensor of another shape than the base and the configuration give it."""
         is_there = "is not there" if found is None else f"is {list(found)}"
         wanted = "no such tensor" if expected is None else f"it as {list(expected)}"
         return (
             f"{self._adapter.path}: {name} {is_there}; expected {wanted}, for the base's weight "
-            f"{list(self._base[module].shape)} and the fields of adapter_config.json. It was trained on another base "
-            f"(adapter_config.json names {self._adapter.config.get('base_model_name_or_path')}; give that one with "
-            "--base), or its two files are of different runs."
+            f"{list(self._base[module].shape)} and the fields of adapter_config.json. Its two files are of different "
+            f"runs, or: {other_base(self._adapter.config)}"
         )
 
     def _no_bias(self, module: str) -> "torch.Tensor | None":
@@ -169,7 +171,7 @@ class PeftModules:
 
     def _names(self, module: str) -> dict[str, str]:
         """The file's names of all tensors that a module needs, by what the installed PEFT calls them."""
-        now = _today(self.method).lower()
+        now = today(self.method).lower()
         names = *self.parts.shared, *self.parts.modules[module]
         return {
             name.replace(f".{self.method.lower()}_", f".{now}_") if self.method in RENAMED else name: name
@@ -207,20 +209,25 @@ def open_modules(adapter: Stored, base: Mapping[str, Module]) -> PeftModules:
         MergeError: what cannot be merged exactly, or does not fit the base.
     """
     parts = share_out(adapter)
-    config = _configure(adapter)
+    config = configure(adapter)
     check_options(str(adapter.config["peft_type"]), config, len(parts.shared), adapter.path)
     if not parts.modules:
         raise MergeError(
             f"{adapter.path}: holds no tensor of the method {adapter.config['peft_type']}. Save the adapter again."
         )
     for module in parts.modules:
-        _check_targeted(adapter, module, base.get(module))
-    check_ranks(adapter.config, max(side for module in base.values() for side in module.shape), adapter.path)
+        check_targeted(adapter, module, base.get(module))
+    weights = [module.shape for module in base.values()]
+    check_sizes(adapter.config, max(prod(shape) for shape in (*weights, *adapter.shapes.values())), adapter.path)
+    with quietly("adapter_config.json", adapter.path):
+        check_counted(adapter, config)
     opened = PeftModules(adapter, parts, base, config)
+    patterns = [name for name in adapter.config if name.endswith("_pattern") and name not in OURS]
     alike: dict[object, str] = {}
     for module, names in parts.modules.items():
         shapes = sorted((name.removeprefix(PREFIX + module), adapter.shapes[name]) for name in names)
-        alike.setdefault((base[module], tuple(shapes)), module)
+        said = [repr(matched(adapter.config, name, module, None)) for name in patterns]
+        alike.setdefault((base[module], tuple(shapes), tuple(said)), module)
     for module in alike.values():
         opened.check(module)
     return opened
@@ -232,66 +239,3 @@ def notes(opened: PeftModules) -> tuple[str, ...]:
     if opened.method in WIDEST and not opened.parts.shared:
         made = "its projections are drawn again from the seed in adapter_config.json"
     return (f"{opened.method}: {made}",) if made else ()
-
-
-def _today(method: str) -> str:
-    """What the installed PEFT calls a method."""
-    return RENAMED.get(method, method)
-
-
-def _check_targeted(adapter: Stored, module: str, base: Module | None) -> None:
-    """MergeError for a trained module that the base does not have, or that the configuration does not name.
-
-    PEFT makes nothing of the tensors of such a module.
-    """
-    config, path = adapter.config, adapter.path
-    if base is None:
-        raise MergeError(
-            f"{path}: the adapter changes {module}, the base model does not have it. It was trained on another base: "
-            f"adapter_config.json names {config.get('base_model_name_or_path')}. Give that one with --base."
-        )
-    check_layer(config, module, path)
-    targets = config.get("target_modules")
-    tied = config["peft_type"] == "TRAINABLE_TOKENS"  # PEFT saves what it trained for a tied head too
-    if not tied and isinstance(targets, list) and not any(f".{module}".endswith(f".{target}") for target in targets):
-        raise MergeError(
-            f"{path}: has tensors of {module}, but target_modules of adapter_config.json is "
-            f"{', '.join(map(str, targets))}. The two files are of different runs."
-        )
-    if config["peft_type"] == "BEFT" and not base.bias:
-        raise MergeError(
-            f"{path}: BEFT trained a bias of {module}, which has none in the base, and PEFT cannot merge it there. "
-            "Train with another method."
-        )
-    for name in config:
-        if name.endswith("_pattern") and name not in OURS:
-            matched(config, name, module, None)  # refuses patterns that may take for ever
-    feedforward = config.get("feedforward_modules")
-    if isinstance(feedforward, str):
-        matched({"feedforward_modules": {feedforward: True}}, "feedforward_modules", module, None)
-
-
-def _configure(adapter: Stored) -> Any:  # noqa: ANN401
-    """PEFT's configuration of an adapter; MergeError for a field that the installed PEFT does not know."""
-    from peft import __version__  # noqa: PLC0415
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING  # noqa: PLC0415
-
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING[_today(str(adapter.config["peft_type"]))]
-    known = {field.name for field in fields(kind)} - {"peft_type"}
-    for name, value in adapter.config.items():
-        if value and name in WHOLE_MODEL:
-            raise MergeError(
-                f"{adapter.path}: {name} is {value!r}; such an adapter is not merged here. Merge it with PEFT."
-            )
-        if value and name not in {*known, "peft_type"}:
-            raise MergeError(
-                f"{adapter.path}: {name} is {value!r} in adapter_config.json, a field that PEFT {__version__} does not "
-                f"have for {adapter.config['peft_type']}. Install the PEFT that wrote it, or merge it with that one."
-            )
-    with quietly("adapter_config.json", adapter.path):
-        config = kind(**{name: value for name, value in adapter.config.items() if name in known})
-    for name in known.intersection(OURS):
-        setattr(config, name, None)
-    if "bias" in known:
-        config.bias = "none"
-    return config

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -43,19 +44,25 @@ def warning(layers: Iterable[LayerError], *, over: str) -> str | None:
 
     ``over`` is what the adapter is laid over: ``full`` or ``nf4``.
     """
-    rows = tuple(layers)
+    rows = sorted(layers, key=lambda row: row.ratio)
     worse = [row for row in rows if row.error > row.delta]
     if not worse:
         return None
-    worst = max(worse, key=lambda row: row.ratio)
+    worst = worse[-1]
     place = f"layer {worst.layer}" if worst.layer.isdecimal() else worst.layer
-    said = (
-        f"QLoRA: in {len(worse)} of {len(rows)} layers the base's rounding to 4 bits is larger than what training added"
-        f" (the worst: {place}, {worst.ratio:.3g} times). "
+    # Of an even number the lower of the two in the middle: the upper may be infinite.
+    median = rows[(len(rows) - 1) // 2].ratio
+    laid, other = ("16-bit", "nf4") if over == "full" else ("rounded", "full")
+    return (
+        f"QLoRA: in {len(worse)} of {len(rows)} layers rounding the base to 4 bits took more than training added "
+        f"(median of all layers: {_times(median)}; worst, {place}: {_times(worst.ratio)}). QLoRA trains over the "
+        f"rounded base; here the adapter is laid over the {laid} one. Only measuring tells which of the two is better: "
+        f"export with --qlora-base {other} too, into another folder, and compare the reference's perplexity in the two "
+        "reports, on a text of your own (--text FILE). The KL divergences are not comparable: each is from a reference "
+        "of its own."
     )
-    if over == "nf4":
-        return said + "The adapter is laid over the rounded base, as in training (--qlora-base nf4); measure both."
-    return said + (
-        "Training saw the rounded base, and the adapter is laid over the 16-bit one, so the result may differ from "
-        "what was trained: export with --qlora-base nf4 too, and measure both."
-    )
+
+
+def _times(ratio: float) -> str:
+    """How many times what training added, in words."""
+    return f"{ratio:.3g} times" if isfinite(ratio) else "training added nothing"

@@ -1,5 +1,6 @@
 """PEFT's model of one module: its own layer around one weight, in a tree that holds nothing else."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ WITNESS = "ggufx_widest"
 """A module without memory beside the one that is merged: what a method shares is sized by the widest of all."""
 # What PEFT and torch raise for an adapter that is not as they expect it.
 FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
-    ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError, re.error,
 )  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 import threading
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
 from converters.spec import EMBEDDING, HEAD
+from exporter.merge.checks import check_finite
 from exporter.merge.resized import count_rows
 from exporter.merge.values import Changes
 
@@ -58,7 +60,7 @@ class Merged:
     """A checkpoint with adapters laid over it; without one, the checkpoint itself."""
 
     def __init__(self, base: Base, layers: "Sequence[Layer]" = (), *, tied: bool, notes: tuple[str, ...] = ()) -> None:
-        self._base = base
+        self.base = base
         self.layers = tuple(layers)
         self.tied = tied
         self.notes = notes
@@ -90,7 +92,7 @@ class Merged:
 
     def files(self) -> list["Path"]:
         """The base's files of tensors, in order."""
-        return self._base.files()
+        return self.base.files()
 
     def rows(self) -> "Counts":
         """How many rows of vocabulary the base's embedding and head have, and what each adapter holds of them."""
@@ -105,7 +107,7 @@ class Merged:
 
     def dtypes(self) -> set[str]:
         """The types the base's weights are stored in, by safetensors' names."""
-        return self._base.dtypes()
+        return self.base.dtypes()
 
     def deltas(self) -> dict[str, Delta]:
         """What was changed so far, by weight; complete once every row was read."""
@@ -119,6 +121,8 @@ class Merged:
         """Finished rows (elements of a vector) from ``start`` to ``stop`` in float32; not to be written to.
 
         Read at least ``FEWEST_ROWS`` at a time, or all there are.
+
+        WeightError where a tensor of an adapter is not finite, by that tensor's name.
         """
         finished = self._read(len(self.layers), name, range(start, stop))
         if any(name in layer.changes.by_weight for layer in self.layers):
@@ -130,7 +134,7 @@ class Merged:
         if count == 0:
             place = self._origin.get(name, name)
             last = self._stored[place][0]
-            return self._base.read(place, min(rows.start, last), min(rows.stop, last))
+            return self.base.read(place, min(rows.start, last), min(rows.stop, last))
         layer = self.layers[count - 1]
         change = layer.changes.by_weight.get(name)
         if change is None:
@@ -147,6 +151,10 @@ class Merged:
         rows = before.shape[0]
         change = _squared(finished[:rows] - before) + _squared(finished[rows:])
         part = Delta(change, _squared(before))
+        if not isfinite(change):
+            for layer in self.layers:
+                if name in layer.changes.by_weight:
+                    check_finite(layer.changes.by_weight[name], layer)
         with self._lock:
             self._parts[name, start] = part
 

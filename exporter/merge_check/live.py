@@ -1,21 +1,18 @@
 """PEFT's own layer of one module, built around its base weight as PEFT does when it loads a run, and merged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import MergeError
-from exporter.merge.experts import LAYOUTS, parameter_of
-from exporter.merge.keys import in_peft_form, part_of
+from exporter.merge.experts import LAYOUTS
 from exporter.merge.skeleton import NAME, PREFIX, WITNESS, around, nothing, quietly, saved
-from exporter.source.names import our_name, our_parts
+from exporter.merge_check.laid import Laid, fused_parameter, fused_weights, module_of
 
 if TYPE_CHECKING:
     import torch
 
-    from converters.spec import Family
-    from exporter.merge import Layer
     from exporter.merge.values import Change, Factors
     from exporter.run import Adapter
 
@@ -27,29 +24,23 @@ NONE = (
 """Fields of LoraConfig that say which modules are trained, or how training began: here there is one module."""
 
 
-@dataclass(frozen=True)
-class Laid:
-    """One adapter: its files, what was read of it, and the family whose names it uses."""
-
-    adapter: "Adapter"
-    layer: "Layer"
-    family: "Family"
-
-    def tensor(self, name: str) -> "torch.Tensor":
-        """A whole tensor of its file, in float32."""
-        return self.layer.tensors.read(name, (slice(None),))
-
-
 def needed(laid: Laid, weight: str) -> tuple[str, ...]:
     """Our names of the weights that PEFT's layer of a changed weight is made around: with a fused one, all in it."""
-    change = laid.layer.changes.by_weight[weight]
+    change = _made_by(laid, weight)
     if change.whole is not None:
         return tuple(filter(None, (change.whole.weight, change.whole.bias)))
     if change.factors is not None and change.factors.expert is not None:
-        return tuple(name for part in _fused(laid, change, change.factors) for name in part)
-    bias = laid.layer.changes.by_weight.get(f"{weight.removesuffix('weight')}bias")
+        return tuple(name for part in fused_weights(laid, change, change.factors) for name in part)
+    bias = laid.layer.changes.by_weight.get(f"{change.weight.removesuffix('weight')}bias")
     both = bias is not None and bias.added is not None and change.factors is not None
-    return (weight, bias.weight) if bias is not None and both else (weight,)
+    return (change.weight, bias.weight) if bias is not None and both else (change.weight,)
+
+
+def _made_by(laid: Laid, weight: str) -> "Change":
+    """The change that PEFT's layer of a weight is made of: a trained bias of lora_B is in the layer of the weight."""
+    changes = laid.layer.changes.by_weight
+    change = changes[weight]
+    return changes.get(f"{weight.removesuffix('bias')}weight", change) if change.added is not None else change
 
 
 def in_double(laid: Laid, weight: str) -> bool:
@@ -69,7 +60,7 @@ def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
     Raises:
         MergeError: PEFT cannot build the layer.
     """
-    change = laid.layer.changes.by_weight[weight]
+    change = _made_by(laid, weight)
     with quietly(weight, laid.adapter.weights):
         if change.whole is not None:
             bias = before.get(change.whole.bias or "")
@@ -88,10 +79,13 @@ def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
 def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -> dict[str, "torch.Tensor"]:
     """PEFT's LoRA layer of a linear module or an embedding, DoRA and a trained bias of lora_B with it."""
     weight = change.weight
-    module = _module(laid, factors.a, weight)
+    module = module_of(laid, factors.a, weight)
     base = before[weight] if change.replaced_by is None else laid.tensor(change.replaced_by)
+    if change.tokens is not None and change.tokens.first:
+        base = _kept(laid, change, base)
     name = f"{weight.removesuffix('weight')}bias"
-    added = laid.layer.changes.by_weight[name].added if name in before else None
+    bias_change = laid.layer.changes.by_weight.get(name)
+    added = bias_change.added if bias_change is not None else None
     config = _config(laid.adapter)
     config.target_modules = {module}
     bias = before[name].clone() if added is not None else None
@@ -111,17 +105,15 @@ def _experts(laid: Laid, change: "Change", factors: "Factors", before: Weights) 
     """PEFT's layer of a fused parameter of all experts, cut again into ours."""
     import torch  # noqa: PLC0415  (slow to import)
 
-    if laid.layer.changes.by_weight and factors.expert is not None and factors.expert.grouped:
-        raise MergeError(f"{laid.adapter.weights}: lora_B is packed as {LAYOUTS[1]}, and PEFT reads {LAYOUTS[0]} only.")
-    module, _, parameter = _parameter(laid, change, factors).rpartition(".")
-    parts = _fused(laid, change, factors)
+    module, _, parameter = fused_parameter(laid, change, factors).rpartition(".")
+    parts = fused_weights(laid, change, factors)
     holder = torch.nn.Module()
     stack = torch.stack([torch.cat([before[name] for name in expert]) for expert in parts])
     holder.register_parameter(parameter, torch.nn.Parameter(stack, requires_grad=False))
     config = _config(laid.adapter)
     config.target_modules, config.target_parameters = [], [f"{module}.{parameter}"]
-    tensors = {"lora_A.weight": laid.tensor(factors.a), "lora_B.weight": laid.tensor(factors.b)}
-    layer = _loaded(_wrapped(module, holder, config), module, tensors)
+    a, b = _as_peft_packs(laid.tensor(factors.a), laid.tensor(factors.b), factors)
+    layer = _loaded(_wrapped(module, holder, config), module, {"lora_A.weight": a, "lora_B.weight": b})
     layer.scale_layer(laid.layer.weight)
     layer.merge(safe_merge=False)
     done = getattr(layer.get_base_layer(), parameter).detach()
@@ -132,26 +124,71 @@ def _experts(laid: Laid, change: "Change", factors: "Factors", before: Weights) 
     }
 
 
+def remade(laid: Laid, weight: str) -> str:
+    """What was done to an adapter's tensors before PEFT was given them; nothing to most."""
+    factors = laid.layer.changes.by_weight[weight].factors
+    if factors is None or factors.expert is None:
+        return ""
+    packed = f"lora_B was {LAYOUTS[1]}, PEFT was given it as {LAYOUTS[0]}" if factors.expert.grouped else ""
+    turned = "lora_A and lora_B were exchanged, as PEFT has them since 0.19" if factors.turned else ""
+    return "; ".join(filter(None, (packed, turned)))
+
+
+def _as_peft_packs(a: "torch.Tensor", b: "torch.Tensor", factors: "Factors") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """A pair over all experts as the installed PEFT packs it: A is (experts, rank, columns), B (rows, rank, experts).
+
+    B may be (rows, experts, rank) in the file, and each may have the other's side, as before PEFT 0.19.
+    """
+    count = factors.expert.count if factors.expert else 1
+    by_expert = a.reshape(count, -1, a.shape[1])
+    if factors.expert and factors.expert.grouped:
+        b = b.reshape(len(b), count, -1).transpose(1, 2).reshape(b.shape)
+    if not factors.turned:
+        return a, b.contiguous()
+    columns = b.reshape(len(b), -1, count).permute(2, 1, 0)
+    return columns.reshape(len(a), -1).contiguous(), by_expert.permute(2, 1, 0).reshape(a.shape[1], -1).contiguous()
+
+
 def _kept(laid: Laid, change: "Change", before: "torch.Tensor") -> "torch.Tensor":
     """What PEFT keeps of a module that was saved whole, or of which some tokens were trained: its wrapper's weight."""
-    *_, parameter = change.weight.rpartition(".")
     config = _config(laid.adapter)
     config.target_modules = {WITNESS}
     if change.tokens is not None:
-        module = _module(laid, change.tokens.rows, change.weight)
+        module = module_of(laid, change.tokens.rows, change.weight)
         config.trainable_token_indices = {module: list(change.tokens.ids)}
         names = {"token_adapter.trainable_tokens_delta": change.tokens.rows}
     else:
-        if parameter != "weight" or change.replaced_by is None:
-            raise MergeError(f"{change.weight}: a bias alone; PEFT has no layer of its own for it.")
-        module = _module(laid, change.replaced_by, change.weight).removesuffix(".weight")
+        replaced_by = str(change.replaced_by)
+        if change.weight.endswith("bias"):
+            return _bias(laid, change.weight, replaced_by, before)
+        module = module_of(laid, replaced_by, change.weight)
         config.modules_to_save = [module]
-        names = {"weight": change.replaced_by}
+        names = {"weight": replaced_by}
     model = _wrapped(module, around(module, before.clone()), config, witness=True)
     tensors = {end: laid.tensor(name) for end, name in names.items()}
     _loaded(model, module, tensors, exactly=False)
     done = model.merge_and_unload().get_submodule(module)
     finished: torch.Tensor = done.weight.detach()
+    return finished
+
+
+def _bias(laid: Laid, bias: str, stored: str, before: "torch.Tensor") -> "torch.Tensor":
+    """A bias as PEFT loads it: into the module itself, a copy that it saves, or a layer around it, by its name there.
+
+    The weight beside it is nothing: no bias depends on one.
+    """
+    module = module_of(laid, stored, bias)
+    config = _config(laid.adapter)
+    config.use_dora = False
+    inner = ".base_layer." in stored
+    config.target_modules = {module if inner else WITNESS}
+    if not inner and laid.adapter.config.get("bias", "none") == "none":
+        config.modules_to_save = [module]
+    no_weight = nothing((len(before), 1)).clone()
+    model = _wrapped(module, around(module, no_weight, before.clone()), config, witness=not inner)
+    tensors = {"base_layer.bias": laid.tensor(stored)} if inner else {"bias": laid.tensor(stored), "weight": no_weight}
+    _loaded(model, module, tensors, exactly=False)
+    finished: torch.Tensor = model.merge_and_unload().get_submodule(module).bias.detach()
     return finished
 
 
@@ -193,50 +230,3 @@ def _loaded(model: Any, module: str, tensors: Weights, *, exactly: bool = True) 
         raise MergeError(f"PEFT's layer of {module} has {', '.join(sorted(expected))}, the file {', '.join(state)}.")
     set_peft_model_state_dict(model, state, NAME)
     return model.get_submodule(PREFIX + module)
-
-
-def _module(laid: Laid, tensor: str, weight: str) -> str:
-    """What the adapter, in PEFT's form, calls the module of a tensor."""
-    spelled = _spelled(laid, tensor, lambda module: _is_of(laid, module, weight))
-    return spelled.removesuffix(".weight") if spelled.endswith(".weight") else spelled
-
-
-def _parameter(laid: Laid, change: "Change", factors: "Factors") -> str:
-    """What the adapter, in PEFT's form, calls the fused parameter that a weight lies in."""
-
-    def fits(module: str) -> bool:
-        found = parameter_of(module, laid.adapter.config)
-        return found is not None and any(_holds(part, change.weight) for part, _, _ in our_parts(found, laid.family))
-
-    return str(parameter_of(_spelled(laid, factors.a, fits), laid.adapter.config))
-
-
-def _spelled(laid: Laid, tensor: str, fits: Callable[[str], bool]) -> str:
-    """The module of a tensor's name, by the first known way of writing it that fits."""
-    config, path = laid.adapter.config, laid.adapter.weights
-
-    def is_one(name: str) -> bool:
-        try:
-            return fits(part_of(name, config, path)[0])
-        except MergeError:
-            return False
-
-    return part_of(in_peft_form([tensor], is_one)[tensor], config, path)[0]
-
-
-def _is_of(laid: Laid, module: str, weight: str) -> bool:
-    return weight in {our_name(module, laid.family), our_name(f"{module}.weight", laid.family)}
-
-
-def _fused(laid: Laid, change: "Change", factors: "Factors") -> list[tuple[str, ...]]:
-    """Our names of the weights in a fused parameter: of each expert its parts, in order."""
-    parts = our_parts(_parameter(laid, change, factors), laid.family)
-    templates = [name for name, _, _ in sorted(parts, key=lambda part: part[1])]
-    count = factors.expert.count if factors.expert else 0
-    return [tuple(name.replace("{e}", str(expert)) for name in templates) for expert in range(count)]
-
-
-def _holds(template: str, weight: str) -> bool:
-    """Whether a weight is one expert's of a template."""
-    before, _, after = template.partition("{e}")
-    return weight.startswith(before) and weight.endswith(after)

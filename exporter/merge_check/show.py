@@ -5,32 +5,54 @@ from typing import Any
 
 
 def render(document: dict[str, Any]) -> str:
-    """Every changed weight with its norms, each kind of weight with its layers, the comparison, the remarks."""
+    """Every changed weight with its norms, the comparison, each kind of weight, the remarks, and the result last."""
     weights = [
         (one["weight"], one["how"], f"{one['delta']:.4g}", f"{one['norm']:.4g}", f"{one['relative']:.3g}")
         for one in document["weights"]
     ]
-    kinds = [(row["kind"], f"{row['changed']} of {row['weights']}", _layers(row)) for row in document["coverage"]]
     compared = [
         (one["weight"], one["status"], _number(one["difference"]), _number(one["allowed"]), one["detail"])
         for one in document["compared"]
     ]
-    parts = [
+    kinds = [
+        (row["kind"], f"{row['changed']} of {row['weights']}", _layers(row), _range(row), str(row["compared"]))
+        for row in document["coverage"]
+    ]
+    tables = [
         _table(("changed weight", "how", "‖Δ‖", "‖W‖", "‖Δ‖/‖W‖"), weights, right=(2, 3, 4)),
-        _table(("kind of weight", "changed", "layers"), kinds, right=(1, 2)),
         _table(("compared with PEFT's layer", "result", "difference", "allowed", ""), compared, right=(2, 3)),
+        _table(("kind of weight", "changed", "layers", "‖Δ‖/‖W‖", "compared"), kinds, right=(1, 2, 3, 4)),
+    ]
+    lines = [
         f"{len(weights)} weights changed, {len(document['untouched'])} untouched, head {document['head']}",
         *(f"left out: {name}, of a part that is not exported" for name in document["left_out"]),
         *(f"remark: {text}" for text in document["remarks"]),
+        _agreement(document),
         f"merge: {document['status']}",
     ]
-    return "\n\n".join(parts[:3]) + "\n\n" + "\n".join(parts[3:])
+    return "\n\n".join([*tables, "\n".join(map(_printable, lines))])
+
+
+def _agreement(document: dict[str, Any]) -> str:
+    """How many of the changed weights were compared, and how far the worst is off."""
+    beside = [one for one in document["compared"] if one["difference"] is not None]
+    changed = len(document["weights"])
+    if not beside:
+        why = "; ".join(sorted({one["detail"] for one in document["compared"]}))
+        return f"compared with PEFT: none of {changed} changed weights, so nothing is proved: {why}"
+    worst = max(beside, key=lambda one: (one["difference"] / (one["allowed"] or 1e-45), one["difference"]))
+    return (
+        f"compared with PEFT: {len(beside)} of {changed} changed weights, largest difference "
+        f"{worst['difference']:.3g} of allowed {worst['allowed']:.3g}"
+    )
 
 
 def render_written(document: dict[str, Any]) -> str:
     """What was made of a merged checkpoint, and where it is."""
     made = f"{document['tensors']} tensors in {document['dtype']}, {document['bytes']:,} bytes, head {document['head']}"
-    return f"{made}; {document['compared']} weights read back\n\n{document['folder']}"
+    lines = [f"{made}; {document['compared']} weights read back"]
+    lines += [f"not copied: {_printable(name)} of the base, no short text" for name in document["not_copied"]]
+    return "\n".join([*lines, "", document["folder"]])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
@@ -48,6 +70,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
 
 def _layers(row: dict[str, Any]) -> str:
     return f"{row['layers_changed']} of {row['layers']}" if row["layers"] else "-"
+
+
+def _range(row: dict[str, Any]) -> str:
+    """The least and the largest of a kind's relative changes; one number where they are the same."""
+    ends = dict.fromkeys(_number(row[key]) for key in ("smallest_relative", "largest_relative"))
+    return " .. ".join(ends)
 
 
 def _number(value: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from converters.spec import EMBEDDING
+from converters.spec import EMBEDDING, HEAD
 from exporter.errors import PlanError
 from exporter.header import header
 from exporter.plan.metadata import Identity, general, identify, of_model
@@ -67,7 +67,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         parameters=sum(job.weights for job in jobs if job.sources),
         zeros=zeros,
         left_out=source.left_out,
-        notes=(*run.notes, *source.notes),
+        notes=(*run.notes, *source.notes, *_head_note(run, source)),
         warnings=(*run.warnings, *tokenizer.warnings),
         tokenizer=tokenizer,
         vocabulary=ledger,
@@ -85,6 +85,21 @@ def _vocabulary(run: "Run", source: "Merged", files: "TokenizerFiles") -> Ledger
     ledger = weigh(replace(counts, tokens=tokens, config=size if isinstance(size, int) else None))
     check(ledger, run.path)
     return ledger
+
+
+def _head_note(run: "Run", source: "Merged") -> tuple[str, ...]:
+    """A note where training gave a tied model a head of its own, which makes its files larger."""
+    shape = source.shapes().get(HEAD)
+    trained = any(name in source.changes.by_weight for name in (EMBEDDING, HEAD))
+    one = HEAD not in source.stored() or run.config.get("tie_word_embeddings") is True
+    if shape is None or not trained or not one or run.family.head == "always":
+        return ()
+    rows, columns = shape
+    note = (
+        "head and embedding are one tensor in the base, and training made them differ: the files hold a head of their "
+        f"own (output.weight), {rows * columns:,} weights more ({rows} x {columns})"
+    )
+    return (note,)
 
 
 def _reference(profiles: Sequence[Profile], dtypes: set[str]) -> str:

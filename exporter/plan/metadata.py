@@ -58,10 +58,24 @@ def identify(run: "Run", tensors: "tuple[Tensor, ...]") -> Identity:
     size = size_label(total, shared, of_experts, experts[0].shape[0] if experts else 0)
     base = run.base_name.rpartition("/")[2]
     _, _, basename, finetune, version, stated = Metadata.get_model_id_components(base, total)
+    choices = _choices(run)
     if run.adapters:
-        finetune = "-".join(part for part in (finetune, run.name) if part and part != base)
+        finetune = "-".join([*(part for part in (finetune, run.name) if part and part != base), *choices])
     # As llama.cpp does: the size that the name states, where it fits the weights, else the counted one.
-    return Identity(run.name, basename or base, stated or size, finetune or None, version)
+    return Identity("-".join((run.name, *choices)), basename or base, stated or size, finetune or None, version)
+
+
+def _choices(run: "Run") -> list[str]:
+    """What was asked of the weights beside the run itself, in letters and digits, as the convention has a fine-tune.
+
+    ``plus-other-x0-5`` for an adapter on top times 0.5, ``nf4base`` for one laid over the rounded base.
+    """
+    parts = []
+    for adapter in run.on_top:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", adapter.name).strip("-") or "adapter"
+        factor = re.sub(r"[^A-Za-z0-9]+", "-", f"{abs(adapter.weight):g}")
+        parts.append(f"{'plus' if adapter.weight > 0 else 'minus'}-{name}{f'-x{factor}' * (abs(adapter.weight) != 1)}")
+    return parts + ([f"{run.four_bit.kind}base"] if run.rounded and run.four_bit else [])
 
 
 def general(identity: Identity, run: "Run") -> dict[str, Value]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.merge.coverage import Coverage, coverage, missed_experts
+from exporter.report.changed import changed_weights
 from exporter.report.document import check_document
 from exporter.report.schema import SCHEMA, Document
 
@@ -54,8 +55,10 @@ def run_block(run: "Run", plan: "Plan", hashes: "Mapping[Path, str]") -> Fields:
             {
                 "path": nearest(adapter.folder),
                 "sha256": hashes[adapter.folder],
-                "method": str(adapter.config.get("peft_type")).lower(),
+                "method": adapter.method,
                 "weight": adapter.weight,
+                "given": None if adapter.given is None else nearest(adapter.given),
+                "settings": adapter.settings,
             }
             for adapter in run.adapters
         ],
@@ -78,7 +81,7 @@ def merge_block(source: "Merged") -> Fields:
         "adapter_tensors": changes.tensors,
         "used": changes.tensors - len(changes.left_out),
         "left_out": list(changes.left_out),
-        "weights_changed": sum(delta.change > 0 for delta in deltas.values()),
+        "weights_changed": len(changed_weights(source)),
         "unchanged": sorted(name for name, delta in deltas.items() if delta.change == 0),
         "largest_relative_delta": max((delta.relative for delta in deltas.values()), default=0.0),
         "head": "tied" if source.tied else "of its own",
@@ -88,7 +91,7 @@ def merge_block(source: "Merged") -> Fields:
 
 def _coverage(source: "Merged") -> tuple[Coverage, ...]:
     """Which kinds of weights were changed, once every row was read."""
-    return coverage(source.shapes(), [name for name, delta in source.deltas().items() if delta.change > 0])
+    return coverage(source.shapes(), changed_weights(source))
 
 
 def level_block(plan: "Plan", k: int, sha256: str) -> Fields:

@@ -7,24 +7,13 @@ from typing import get_type_hints
 from exporter.report.blocks import Block, Cell, Code, Facts, Fold, Mark, Section, Table, Text
 from exporter.report.levels import level_sections
 from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
-from exporter.report.schema import Coverage, Document, Level, RunFacts
+from exporter.report.of_run import NOT_SAID, count_or_not, name_or_not, run_blocks, tokenizer_blocks
+from exporter.report.schema import Coverage, Document, Level
 
-NOT_SAID = "not said"
 MODES = {
     "default": "ggufx's: every token of a window but the first",
     "llama.cpp": "llama.cpp: as llama-perplexity does",
 }
-SPECIAL = {"bos": "bos: begin of text", "eos": "eos: end of text", "eot": "eot: end of turn"}
-
-
-def title(document: Document) -> tuple[str, str]:
-    """Return the model's name and the run's."""
-    run = document.get("run")
-    if not run:
-        return "Measured files", document["levels"][0]["file"] if document["levels"] else ""
-    base = run.get("base") or {}
-    name = base.get("name") or base.get("path") or run.get("architecture") or run["path"]
-    return _last(name), run["path"].rstrip("/").rpartition("/")[2]
 
 
 def sections(document: Document) -> list[Section]:
@@ -33,8 +22,8 @@ def sections(document: Document) -> list[Section]:
         *level_sections(document),
         Section("Measured on", _measured_on(document)),
         Section("Checks", _checks(document)),
-        Section("Run", _run(document.get("run"))),
-        Section("Tokenizer", _tokenizer(document.get("run"))),
+        Section("Run", run_blocks(document.get("run"))),
+        Section("Tokenizer", tokenizer_blocks(document.get("run"))),
         Section("Merge", _merge(document)),
         Section("Base in 4 bits", _qlora(document)),
         Section("This report", _origin(document)),
@@ -51,10 +40,10 @@ def _measured_on(document: Document) -> tuple[Block, ...]:
     if measured:
         rows += [
             ("Text", (Code(measured["text"]),)),
-            ("SHA-256 of the text", (_code(measured.get("sha256")),)),
-            ("Windows (chunks)", (_count(measured.get("chunks")),)),
-            ("Tokens in a window", (_count(measured.get("context")),)),
-            ("Tokens", (_count(measured.get("tokens")),)),
+            ("SHA-256 of the text", (name_or_not(measured.get("sha256")),)),
+            ("Windows (chunks)", (count_or_not(measured.get("chunks")),)),
+            ("Tokens in a window", (count_or_not(measured.get("context")),)),
+            ("Tokens", (count_or_not(measured.get("tokens")),)),
             ("Way of measuring", (MODES.get(measured.get("mode") or "", NOT_SAID),)),
             ("Engine", (measured.get("engine") or NOT_SAID,)),
         ]
@@ -76,66 +65,6 @@ def _checks(document: Document) -> tuple[Block, ...]:
     return (Table(("Check", "Result", "Levels", "Detail"), rows),)
 
 
-def _run(run: RunFacts | None) -> tuple[Block, ...]:
-    if not run:
-        return ()
-    base = run.get("base") or {}
-    left_out: tuple[Cell, ...] = tuple(run.get("left_out") or ()) or ("nothing",)
-    rows: list[tuple[str, tuple[Cell, ...]]] = [
-        ("Run", (Code(run["path"]),)),
-        ("Kind", (run["kind"],)),
-        ("Trainer", (run.get("trainer") or NOT_SAID,)),
-        ("Architecture", (_code(run.get("architecture")),)),
-        ("Family", (run.get("family") or NOT_SAID,)),
-        ("Parameters", (_count(run.get("parameters")),)),
-        ("Parts left out of the files", left_out if run.get("left_out") is not None else (NOT_SAID,)),
-    ]
-    if run["kind"] == "lora":
-        rows += [("Base", (_code(base.get("name")),)), ("Path of the base", (_code(base.get("path")),))]
-    dataset = run.get("dataset") or {}
-    if dataset.get("name"):
-        rows.append(("Dataset", (Code(dataset["name"]), f"by {dataset.get('from') or NOT_SAID}")))
-    rows += [("Note", (note,)) for note in run.get("notes") or ()]
-    of = "base" if run["kind"] == "lora" else "model"
-    rows.append((f"SHA-256 of the {of}'s files", (_code(base.get("sha256")),)))
-    adapters = tuple(
-        (Code(a["path"]), a.get("method") or NOT_SAID, _factor(a.get("weight")), _code(a.get("sha256")))
-        for a in run.get("adapters") or ()
-    )
-    table = Table(("Adapter", "Method", "Weight", "SHA-256"), adapters, frozenset({2}))
-    return (Facts(tuple(rows)), table) if adapters else (Facts(tuple(rows)),)
-
-
-def _tokenizer(run: RunFacts | None) -> tuple[Block, ...]:
-    """Special tokens, what is put before a text, and the chat template's file."""
-    tokenizer = run.get("tokenizer") if run else None
-    if not tokenizer:
-        return ()
-    template = tokenizer.get("chat_template")
-    facts: tuple[tuple[str, tuple[Cell, ...]], ...] = (
-        ("Tokens", (_count(tokenizer.get("tokens")),)),
-        ("Model, as GGUF names it", (_code(tokenizer.get("model")),)),
-        ("Pre-tokenizer", (_code(tokenizer.get("pre")),)),
-        ("A text begins with", ("the bos token" if tokenizer.get("adds_bos") else "no token of its own",)),
-        ("Chat template", (Code(template) if template else "none",)),
-    )
-    rows = tuple(
-        (SPECIAL.get(kind, kind), Code(token["text"]), str(token["id"]), token["source"])
-        for kind, token in (tokenizer.get("special") or {}).items()
-    )
-    table = Table(("Special token", "Text", "Id", "From"), rows, frozenset({2}))
-    return (Facts(facts), *([table] if rows else []), *_vocabulary(run))
-
-
-def _vocabulary(run: RunFacts | None) -> tuple[Block, ...]:
-    """How many rows or tokens each part has, and what became of them."""
-    vocabulary = run.get("vocabulary") if run else None
-    if not vocabulary:
-        return ()
-    rows = tuple((name, count(number)) for name, number in vocabulary["rows"].items())
-    return (Table(("Vocabulary", "Rows"), rows, frozenset({1})), *(Text(rule) for rule in vocabulary["rules"]))
-
-
 def _merge(document: Document) -> tuple[Block, ...]:
     merge = document.get("merge")
     if not merge:
@@ -145,10 +74,10 @@ def _merge(document: Document) -> tuple[Block, ...]:
     return (
         Facts(
             (
-                ("Tensors in the adapters", (_count(merge.get("adapter_tensors")),)),
-                ("Tensors used", (_count(merge.get("used")),)),
-                ("Weights changed", (_count(merge.get("weights_changed")),)),
-                *([("Changed by nothing, since a factor is zero", tuple(map(Code, zero)))] if zero else []),
+                ("Tensors in the adapters", (count_or_not(merge.get("adapter_tensors")),)),
+                ("Tensors used", (count_or_not(merge.get("used")),)),
+                ("Weights changed", (count_or_not(merge.get("weights_changed")),)),
+                *([("Named by an adapter, but as before", tuple(map(Code, zero)))] if zero else []),
                 ("Largest relative change of a weight, ‖Δ‖/‖W‖", (NOT_SAID if delta is None else plain(delta),)),
             )
         ),
@@ -225,21 +154,3 @@ def _unknown(fields: dict[str, object], kind: type) -> dict[str, object]:
 def _as_json(place: str, fields: dict[str, object]) -> Fold | None:
     text = json.dumps(fields, indent=2, ensure_ascii=False)
     return Fold(f"{place}: {', '.join(fields)}", Code(text)) if fields else None
-
-
-def _code(text: str | None) -> Cell:
-    return Code(text) if text else NOT_SAID
-
-
-def _count(value: int | None) -> str:
-    return NOT_SAID if value is None else count(value)
-
-
-def _factor(value: float | None) -> str:
-    return NOT_SAID if value is None else f"{value:g}"
-
-
-def _last(path: str) -> str:
-    """Return the last part of a path; a model id keeps its owner."""
-    name = path.rstrip("/")
-    return name if name.count("/") == 1 and not name.startswith((".", "/")) else name.rsplit("/", 1)[-1] or path

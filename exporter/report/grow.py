@@ -15,17 +15,19 @@ CAUSES = {
     "sha256": " (or its content has changed)",
     "reference": " (an f32 level makes the reference f32, and needs a folder of its own)",
 }
+CHOICES = (("--qlora-base", "qlora_base", "full"), ("--moe-lora-layout", "moe_lora_layout", "not given"))
+"""Options that decide what the weights are: the option, its field of a report's run, what it is by itself."""
 FILES = ("report.json", "report.md", "report.html")
 
 
 def earlier_report(
-    folder: Path, inputs: Mapping[str, Any], asked: Mapping[str, Any], *, replaced: set[str]
+    folder: Path, run: Mapping[str, Any], asked: Mapping[str, Any], *, replaced: set[str]
 ) -> Document | None:
     """The folder's report, to be grown; None where there is none, or where all its levels are made again.
 
     Args:
         folder: the output folder.
-        inputs: what the weights are made of, as in the report's ``run``: hashes, factors, choices.
+        run: what the weights are made of now, as a report's ``run`` has it.
         asked: the fields of ``measured_on`` that the user fixed, and the kind of the reference.
         replaced: the levels that may be made again; empty: nothing may be overwritten.
 
@@ -40,16 +42,40 @@ def earlier_report(
     kept = [level["quant"] for level in report["levels"] if level["quant"] not in replaced]
     if not kept:
         return None
-    run: Mapping[str, Any] = report.get("run") or {}
-    adapters = [[adapter.get("sha256"), adapter.get("weight")] for adapter in run.get("adapters") or []]
-    found = {"base": (run.get("base") or {}).get("sha256"), "adapters": adapters}
-    if found | {key: run.get(key) for key in inputs if key not in found} != inputs:
+    differences = _differences(report.get("run") or {}, run)
+    if differences:
         raise OutputError(
-            f"{folder}: holds {', '.join(kept)} of another run, or of other files of this one: report.json names "
-            f"{run.get('path')}. Give another --out."
+            f"{folder}: holds {', '.join(kept)} of another run, or of this one made otherwise: "
+            f"{'; '.join(differences)}. The levels of a folder are of the same weights: give another --out."
         )
     _require_comparable(folder, report, asked, kept)
     return report
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two runs' weights are made of differently, in words; nothing where they are the same."""
+    found = []
+    old, new = before.get("base") or {}, now["base"]
+    if old.get("sha256") != new["sha256"]:
+        found.append(_changed("the base", str(old.get("path") or before.get("path")), new["path"]))
+    old, new = before.get("adapters") or [], now["adapters"]
+    if [(one.get("sha256"), one.get("weight")) for one in old] != [(one["sha256"], one["weight"]) for one in new]:
+        found.append(_changed("the adapters", *(" + ".join(map(_adapter, some)) or "none" for some in (old, new))))
+    for option, key, default in CHOICES:
+        was, value = before.get(key) or default, now.get(key) or default
+        found += [f"{option} was {was}, is {value}"] if was != value else []
+    return found
+
+
+def _changed(what: str, was: str, now: str) -> str:
+    """What became of a part of a run: another one, or other files in its place."""
+    return f"{what}: {was} before, {now} now" if was != now else f"{what}: files in {now} were changed since"
+
+
+def _adapter(adapter: Mapping[str, Any]) -> str:
+    """An adapter with its factor."""
+    weight = adapter.get("weight")
+    return str(adapter.get("path")) + ("" if weight in (None, 1) else f" with weight {weight:g}")
 
 
 def _require_comparable(folder: Path, report: Document, asked: Mapping[str, Any], kept: list[str]) -> None:
@@ -59,13 +85,15 @@ def _require_comparable(folder: Path, report: Document, asked: Mapping[str, Any]
     measured: dict[str, Any] = dict(report.get("measured_on") or {})
     reference: Mapping[str, Any] = report.get("reference") or {}
     measured["reference"] = reference.get("kind")
-    differs = next((key for key in COMPARED if not _agrees(key, measured, asked)), None)
-    if differs is not None:
-        shown = "text" if differs == "sha256" else differs
+    differs = [key for key in COMPARED if not _agrees(key, measured, asked)]
+    if differs:
+        shown = {key: "text" if key == "sha256" else key for key in differs}
+        was = (
+            f"{WORDS[name]} {measured.get(name)}, not {asked[name]}{CAUSES.get(key, '')}" for key, name in shown.items()
+        )
         raise OutputError(
-            f"{folder}: {', '.join(kept)} were measured with {WORDS.get(shown, shown)} {measured.get(shown)}, not "
-            f"{asked[shown]}{CAUSES.get(differs, '')}: figures of one report must be comparable. Measure the new "
-            "levels the same way, or give another --out."
+            f"{folder}: {', '.join(kept)} were measured with {'; '.join(was)}: figures of one report must be "
+            "comparable. Measure the new levels the same way, or give another --out."
         )
 
 

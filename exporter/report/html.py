@@ -5,8 +5,9 @@ from html import escape
 from importlib.resources import files
 
 from exporter.report.blocks import Alert, Block, Cell, Code, Facts, Fold, Mark, Notes, Picture, Section, Table, Text
-from exporter.report.content import sections, title
+from exporter.report.content import sections
 from exporter.report.numbers import NOT_MEASURED
+from exporter.report.of_run import title
 from exporter.report.picture import draw_pictures, not_drawn
 from exporter.report.schema import Document
 

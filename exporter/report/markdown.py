@@ -3,7 +3,8 @@
 import re
 
 from exporter.report.blocks import Alert, Block, Cell, Code, Facts, Fold, Mark, Notes, Picture, Table, Text
-from exporter.report.content import sections, title
+from exporter.report.content import sections
+from exporter.report.of_run import title
 from exporter.report.schema import Document
 
 SPECIAL = re.compile(r"([\\`*\[\]|~$])")

@@ -22,12 +22,18 @@ class Weights(TypedDict):
 
 
 class Adapter(TypedDict):
-    """One adapter laid over the base; ``weight`` is the factor it was given."""
+    """One adapter laid over the base.
+
+    ``weight`` is the factor it was given, ``given`` what ``--adapter`` named (null: it is the run's own), ``settings``
+    the fields of adapter_config.json that say of what kind it is.
+    """
 
     path: str
     sha256: NotRequired[str | None]
     method: NotRequired[str | None]
     weight: NotRequired[float | None]
+    given: NotRequired[str | None]
+    settings: NotRequired[dict[str, object] | None]
 
 
 class SpecialToken(TypedDict):
@@ -68,6 +74,8 @@ class RunFacts(TypedDict):
     left_out: NotRequired[list[str] | None]
     notes: NotRequired[list[str] | None]
     trainer_from: NotRequired[str | None]
+    moe_lora_layout: NotRequired[str | None]
+    qlora_base: NotRequired[str | None]
     dataset: NotRequired[dict[str, str] | None]
     tokenizer: NotRequired[TokenizerFacts | None]
     vocabulary: NotRequired[Vocabulary | None]

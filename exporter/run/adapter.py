@@ -68,7 +68,8 @@ def _asked(asked: str) -> Adapter:
     found = own_adapter(folder, base=None, over=True)
     if not found:
         raise RunError(f"{folder}: holds no adapter (adapter_config.json). Give --adapter the folder of one.")
-    return Adapter(folder, found[0].config, found[0].weights, weight)
+    given = folder if is_folder(expanded(name)) else Path(name)
+    return Adapter(folder, found[0].config, found[0].weights, weight, given)
 
 
 def replication(adapters: Sequence[Adapter], layers: object) -> tuple[int, ...] | None:

@@ -74,7 +74,7 @@ def find_base(adapter: Adapter, traces: Traces, given: tuple[str | None, str | N
     told = adapter.config.get("revision")  # the base's, in PEFT's words; of the 4-bit one where that is named
     revision = revision or (told if not override and not source and isinstance(told, str) and told else None)
     hint = _hint(adapter, name, run) if not override else ""
-    hint += f" {found_by} names {name}, the same in 4 bits: --base {name} takes it as it is stored." if source else ""
+    hint += _of_four_bits(name, source, found_by) if source else ""
     folder = here.resolve() if is_folder(here) else resolve(source or name, revision, "base", hint=hint)
     if not has_model(folder):
         found = "an adapter" if (folder / "adapter_config.json").exists() else "no config.json with weights"
@@ -121,6 +121,14 @@ def _notes(name: str, source: str | None, found_by: str, told: object) -> tuple[
         )
     lost = f"; its revision {told} is the 4-bit one's, so --base-revision tells the source's" if told else ""
     return (f"{found_by} names {name}, stored in 4 bits; took its 16-bit source {source}{lost}",)
+
+
+def _of_four_bits(name: str, source: str, found_by: str) -> str:
+    """A sentence on a 16-bit source that is not to be had, which no file of the run names."""
+    return (
+        f" {source} is the 16-bit source of {name}, which {found_by} names; --base {name} takes it as it is stored, in "
+        "4 bits."
+    )
 
 
 def _check_one(run: Path, named: Sequence[tuple[str, str]], folder: Path) -> None:

@@ -24,6 +24,10 @@ DYNAMIC = re.compile(r"-(?:unsloth|dynamic)-bnb-4bit$", re.IGNORECASE)
 """Unsloth's names of repositories whose config.json lists modules that stay in 16 bits."""
 NAME = re.compile(r"[\w.-]+")
 NO = ("false", "no", "off", "0", "none", "null", "")
+NOBODY_SAYS = (
+    "--qlora-base nf4 was given, but no file of the run says that it was trained in 4 bits: if it was trained over the "
+    "16-bit base, the rounding only makes the model worse. Leave --qlora-base out unless you know that it was QLoRA."
+)
 TRANSFORMERS = re.compile(r"^- Transformers:? (\d+)\.", re.MULTILINE)
 """A line under "Framework versions", which the Trainer writes into a model card."""
 
@@ -46,11 +50,13 @@ def lay_over(run: Run, qlora_base: str) -> Run:
             f"{run.path}: is a full model, not an adapter, so --qlora-base {qlora_base} has no meaning. Leave it out."
         )
     settings = said or FourBit()
+    warnings = run.warnings if said else (*run.warnings, NOBODY_SAYS)
     if settings.unknown is not None:
         raise RunError(
             f"{run.path}: {settings.unknown} Without --qlora-base nf4 the adapter is laid over the 16-bit base."
         )
-    return replace(run, four_bit=settings, qlora_base=qlora_base, notes=(*run.notes, _note(settings)))
+    notes = (*run.notes, _note(settings))
+    return replace(run, four_bit=settings, qlora_base=qlora_base, notes=notes, warnings=warnings)
 
 
 def read_four_bit(run: Run) -> FourBit | None:

@@ -8,7 +8,10 @@ from exporter.errors import RunError
 from exporter.run.folder import holds_all
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FETCHED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.md", "LICENSE*", "*.yaml", "*.yml", "training_args.bin")
+FETCHED = (
+    *("*.json", "*.safetensors", "*.model", "*.jinja", "*.md", "*.yaml", "*.yml", "training_args.bin"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
+)
 """What is fetched of a Hub repository; ``*`` reaches into folders too."""
 FETCHED_BIN = ("*adapter_model*.bin", "*pytorch_model*.bin")
 """Fetched as well where those give no weights: most repositories that hold such files hold safetensors too."""
@@ -79,13 +82,19 @@ def _download(name: str, revision: str | None, what: str, hint: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise RunError(
             f"{name}: the {what} is no folder here, not whole in the Hub's cache, and could not be fetched from the "
-            f"Hub ({str(error).partition(chr(10))[0]}). Give its folder{' with --base DIR' if what == 'base' else ''}."
-            + hint
+            f"Hub ({str(error).partition(chr(10))[0].rstrip('.')}). {_by_hand(name, revision, what)}{hint}"
         ) from error
     raise RunError(
         f"{name}: neither the Hub's cache ({folder}) nor the Hub gave an adapter or a model with all its weights. "
-        f"Fetch it with a network, or give a folder{' with --base DIR' if what == 'base' else ''}." + hint
+        f"{_by_hand(name, revision, what)}{hint}"
     )
+
+
+def _by_hand(name: str, revision: str | None, what: str) -> str:
+    """What to do where the Hub is out of reach."""
+    command = f"hf download {name}{f' --revision {revision}' if revision else ''} --local-dir DIR"
+    given = " with --base DIR" if what == "base" else ""
+    return f"Fetch it where there is a network (`{command}`), and give that folder{given}."
 
 
 def in_cache(name: str, file: str) -> Path | None:

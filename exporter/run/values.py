@@ -1,5 +1,6 @@
 """A run as a value."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,13 @@ NOT_A_NAME = re.compile(
     r"checkpoint-\d+|epoch_\d+|global_step_\d+|actor|huggingface|lora_adapter|adapter|lora|merged|outputs?|final|run|model",
     re.IGNORECASE,
 )
+PLAIN = ("r", "lora_alpha", "target_modules", "peft_version")
+TOLD = (
+    *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices"),
+    *("target_parameters", "layer_replication", "layers_to_transform", "exclude_modules", "lora_bias", "bias"),
+    *("fan_in_fan_out", "ensure_weight_tying", "alpha"),
+)
+"""Fields of adapter_config.json that say what kind of adapter it is; these only where they are not the default."""
 
 
 class Asked(TypedDict, total=False):
@@ -40,6 +48,28 @@ class Adapter:
     weights: Path
     weight: float = 1.0
     """The factor of its changes."""
+    given: Path | None = None
+    """The folder, or the Hub id, that ``--adapter`` gave; None: the run's own."""
+
+    @property
+    def method(self) -> str:
+        """PEFT's name of the method, in lower case."""
+        return str(self.config.get("peft_type")).lower()
+
+    @property
+    def name(self) -> str:
+        """What it is called: its folder, or the one around it where that says nothing."""
+        place = self.given or self.folder
+        return next((name for name in (place.name, place.parent.name) if says_something(name)), "adapter")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Its fields that say what kind of adapter it is, by PEFT's names, as JSON without NaN can hold them."""
+        shown = {name: self.config.get(name) for name in PLAIN}
+        shown |= {name: self.config[name] for name in TOLD if self.config.get(name)}
+        kept = {name: value for name, value in shown.items() if value not in (None, "none")}
+        plain: dict[str, object] = json.loads(json.dumps(kept), parse_constant=str)
+        return plain
 
 
 @dataclass(frozen=True)
@@ -107,4 +137,14 @@ class Run:
     def name(self) -> str:
         """What the model is called: the run's folder, or the base where the folder's name says nothing."""
         names = [self.path.name, self.path.parent.name] if self.adapters else [self.path.name]
-        return next((name for name in names if name and not NOT_A_NAME.fullmatch(name)), Path(self.base_name).name)
+        return next(filter(says_something, names), Path(self.base_name).name)
+
+    @property
+    def on_top(self) -> tuple[Adapter, ...]:
+        """The adapters that were asked for beside the run's own."""
+        return tuple(adapter for adapter in self.adapters if adapter.given is not None)
+
+
+def says_something(name: str) -> bool:
+    """Whether a folder's name tells one model from another."""
+    return bool(name) and NOT_A_NAME.fullmatch(name) is None

@@ -59,11 +59,11 @@ def _with_adapters(base: "Base", run: "Run") -> Merged:
     flag = run.config.get("tie_word_embeddings")
     tied = base_is_tied(base) and (HEAD in base.shapes() or flag is not False)
     # Whether training saw one storage is for the config to say; the finished matrices decide by what is in them.
-    layers = [_layer(base, adapter, run, tied=tied and flag is not False) for adapter in run.adapters]
+    layers = [_given_layer(base, adapter, run, tied=tied and flag is not False) for adapter in run.adapters]
     if len(layers) > 1:
         for layer in layers:
             layer.without_copies(*_as_stored(base))
-    check_together(layers, [adapter.weights for adapter in run.adapters])
+    check_together(layers, [f"--adapter {one.given}" if one.given else str(one.weights) for one in run.adapters])
     tied = tied and all(is_tied(layer.changes, layer.tensors) for layer in layers)
     return Merged(base, layers, tied=tied, notes=tuple(note for layer in layers for note in layer.notes()))
 
@@ -73,6 +73,16 @@ def _as_stored(base: "Base") -> tuple["Below", dict[str, tuple[int, ...]]]:
     shapes = base.shapes()
     place = {HEAD: EMBEDDING} if HEAD not in shapes else {}
     return lambda name, start, stop: base.read(place.get(name, name), start, stop), {HEAD: shapes[EMBEDDING]} | shapes
+
+
+def _given_layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Layer":
+    """One adapter, checked against the base; MergeError says which option gave it."""
+    try:
+        return _layer(base, adapter, run, tied=tied)
+    except MergeError as error:
+        if adapter.given is None:
+            raise
+        raise MergeError(f"--adapter {adapter.given}: {error}") from error
 
 
 def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Layer":

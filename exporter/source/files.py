@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import SourceError
+from exporter.paths import require_utf8
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +159,7 @@ def _indexed(index: Path) -> dict[str, Stored]:
 
 def _headers(file: Path) -> dict[str, Stored]:
     """Names, shapes and types of the tensors of one file; no tensor is read."""
-    _require_utf8(file)
+    require_utf8(file, SourceError, "Rename the folder.")
     if not file.is_file():
         raise SourceError(f"{file}: is no file, expected one of tensors. Copy it again, or save the model again.")
     if file.suffix == ".bin":
@@ -180,16 +181,6 @@ def _headers(file: Path) -> dict[str, Stored]:
         raise SourceError(
             f"{file}: is no whole safetensors file: {error} ({size:,} bytes). Copy it again, or save the model again."
         ) from error
-
-
-def _require_utf8(file: Path) -> None:
-    """SourceError for a file whose path is not in UTF-8: safetensors opens no such file."""
-    path = os.fsencode(file)
-    try:
-        path.decode()
-    except UnicodeDecodeError:
-        shown = path.decode(errors="backslashreplace")
-        raise SourceError(f"{shown}: this path is not in UTF-8, so it cannot be read. Rename the folder.") from None
 
 
 def _load_bin(file: Path) -> Mapping[str, "torch.Tensor"]:
