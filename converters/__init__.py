@@ -28,6 +28,8 @@ from converters.llama import LLAMA
 from converters.llama4 import LLAMA4
 from converters.mistral import MISTRAL
 from converters.mistral3 import MISTRAL3
+from converters.mistral3_native import MISTRAL3_NATIVE
+from converters.mistral_native import MISTRAL_NATIVE
 from converters.mixtral import MIXTRAL
 from converters.olmo import OLMO
 from converters.olmo2 import OLMO2
@@ -54,6 +56,8 @@ ALL = (
     LLAMA,
     MISTRAL,
     MISTRAL3,
+    MISTRAL_NATIVE,
+    MISTRAL3_NATIVE,
     MIXTRAL,
     BAICHUAN,
     EXAONE4,

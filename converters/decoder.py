@@ -236,6 +236,27 @@ DYNAMIC = {
     "rope_dynamic_factor": "llama.cpp knows no dynamic rotation: answers agree up to the trained context "
     "(max_position_embeddings), beyond it the model was to turn positions more slowly (factor {value})."
 }
+NATIVE: Layouts = {  # Mistral's own names of weights
+    "model.embed_tokens.weight": "tok_embeddings.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "output.weight",
+    LAYER + ".input_layernorm.weight": "layers.{i}.attention_norm.weight",
+    ATTN + ".q_proj.weight": "layers.{i}.attention.wq.weight",
+    ATTN + ".k_proj.weight": "layers.{i}.attention.wk.weight",
+    ATTN + ".v_proj.weight": "layers.{i}.attention.wv.weight",
+    ATTN + ".o_proj.weight": "layers.{i}.attention.wo.weight",
+    LAYER + ".post_attention_layernorm.weight": "layers.{i}.ffn_norm.weight",
+    MLP + ".gate_proj.weight": "layers.{i}.feed_forward.w1.weight",
+    MLP + ".down_proj.weight": "layers.{i}.feed_forward.w2.weight",
+    MLP + ".up_proj.weight": "layers.{i}.feed_forward.w3.weight",
+}
+NATIVE_VISION = {
+    "vision tower": ("vision_encoder.",),
+    "vision projector": ("vision_language_adapter.", "patch_merger.", "pre_mm_projector_norm."),
+}
+ASSUMED_CONTEXT = {
+    "assumed_context": "params.json does not say how long a context the model was trained on; the file says {value}."
+}
 VISION = {
     "vision tower": ("vision_tower.", "model.vision_tower."),
     "vision projector": ("multi_modal_projector.", "model.multi_modal_projector."),

@@ -16,6 +16,7 @@ from converters.decoder import (
     scaled_by_head_dim,
 )
 from converters.spec import Family, Tokens, given, plus_one, strip
+from converters.vision_gemma3 import VISION_GEMMA3
 
 GEMMA3 = Family(
     name="gemma3",
@@ -54,4 +55,5 @@ GEMMA3 = Family(
     },
     dropped=DROPPED,
     tokens=Tokens(add_space_prefix=False),
+    projector=VISION_GEMMA3,
 )

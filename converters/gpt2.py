@@ -1,10 +1,10 @@
 """GPT-2: learned positions, queries, keys and values in one matrix, every matrix stored turned over."""
 
-from converters.decoder import ATTN, DEFAULTS, HEAD, LAYER, MLP, TANH_GELU, UNGROUPED_SIZES
+from converters.decoder import DEFAULTS, HEAD, LAYER, MLP, TANH_GELU, UNGROUPED_SIZES
 from converters.spec import EMBEDDING, Family, strip, transposed
 from converters.spec.derive import first_of, qkv_rows, times
 
-WIDTH, CONTEXT = "hidden_size", "max_position_embeddings"
+WIDTH, CONTEXT, ATTN = "hidden_size", "max_position_embeddings", LAYER + ".attn"
 
 GPT2 = Family(
     name="gpt2",
@@ -18,15 +18,15 @@ GPT2 = Family(
         "output_norm.bias": "model.norm.bias",
         "blk.{i}.attn_norm.weight": LAYER + ".ln_1.weight",
         "blk.{i}.attn_norm.bias": LAYER + ".ln_1.bias",
-        "blk.{i}.attn_qkv.weight": ATTN + ".qkv_proj.weight",
-        "blk.{i}.attn_qkv.bias": LAYER + ".attn.c_attn.bias",
-        "blk.{i}.attn_output.weight": ATTN + ".o_proj.weight",
-        "blk.{i}.attn_output.bias": LAYER + ".attn.c_proj.bias",
+        "blk.{i}.attn_qkv.weight": ATTN + ".c_attn.weight",
+        "blk.{i}.attn_qkv.bias": ATTN + ".c_attn.bias",
+        "blk.{i}.attn_output.weight": ATTN + ".c_proj.weight",
+        "blk.{i}.attn_output.bias": ATTN + ".c_proj.bias",
         "blk.{i}.ffn_norm.weight": LAYER + ".ln_2.weight",
         "blk.{i}.ffn_norm.bias": LAYER + ".ln_2.bias",
-        "blk.{i}.ffn_up.weight": MLP + ".up_proj.weight",
+        "blk.{i}.ffn_up.weight": MLP + ".c_fc.weight",
         "blk.{i}.ffn_up.bias": MLP + ".c_fc.bias",
-        "blk.{i}.ffn_down.weight": MLP + ".down_proj.weight",
+        "blk.{i}.ffn_down.weight": MLP + ".c_proj.weight",
         "blk.{i}.ffn_down.bias": MLP + ".c_proj.bias",
     },
     layouts={
@@ -34,10 +34,10 @@ GPT2 = Family(
         "model.wpe.": (strip("transformer.wpe."), strip("wpe.")),
         "model.norm.": (strip("transformer.ln_f."), strip("ln_f.")),
         EMBEDDING: ("transformer.wte.weight", "wte.weight"),
-        ATTN + ".qkv_proj.weight": transposed(LAYER + ".attn.c_attn.weight"),
-        ATTN + ".o_proj.weight": transposed(LAYER + ".attn.c_proj.weight"),
-        MLP + ".up_proj.weight": transposed(MLP + ".c_fc.weight"),
-        MLP + ".down_proj.weight": transposed(MLP + ".c_proj.weight"),
+        ATTN + ".c_attn.weight": transposed(ATTN + ".c_attn.weight"),
+        ATTN + ".c_proj.weight": transposed(ATTN + ".c_proj.weight"),
+        MLP + ".c_fc.weight": transposed(MLP + ".c_fc.weight"),
+        MLP + ".c_proj.weight": transposed(MLP + ".c_proj.weight"),
     },
     metadata=UNGROUPED_SIZES,
     fields={

@@ -1,4 +1,4 @@
-"""Write cli.md, merging.md and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
+"""Write cli.md, merging.md, families.md, tokenizers.md and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
 
 import ast
 import re
@@ -87,19 +87,19 @@ TOKENIZERS = """# Tokenizers
 Made by `python docs/generate.py` from `exporter/tokenizer/pre_table.py`; a test keeps it fresh.
 
 What is read: `tokenizer.json` with `tokenizer_config.json` and the files beside it; where it lacks, one is made of
-Mistral's `tekken.json`, of a tiktoken file (`*.tiktoken`, or a `tokenizer.model` of that form; Llama 3, Qwen and Kimi K2,
-since the file alone does not say how words are cut), or of a SentencePiece `tokenizer.model` trained as BPE. Unigram
-models are refused by name: llama.cpp's tokenizer for decoders merges by scores, and no supported family has one. Without
-`tokenizer.model` the scores are made of the merges' ranks, and are the true ones where these confirm that.
+Mistral's `tekken.json`, of a tiktoken file (`*.tiktoken`, or a `tokenizer.model` of that form; Llama 3, Qwen and Kimi
+K2, since the file alone does not say how words are cut), or of a SentencePiece `tokenizer.model` trained as BPE.
+Unigram models are refused by name: llama.cpp's tokenizer for decoders merges by scores, and no supported family has
+one. Without `tokenizer.model` the scores are made of the merges' ranks, and are the true ones where these confirm that.
 
 ## Pre-tokenizers
 
-llama.cpp knows them by name. A name is found by the structure of `tokenizer.json`, never by a hash of token ids, so added
-tokens, another post-processor or another vocabulary change nothing. The first name of each heading is written; the others
-cut alike. `--pre NAME` takes any of them, and the proof of token ids is made all the same. Each is tested against
-llama.cpp with a vocabulary that merges across every border. "its regular expressions": the steps were written from
-llama.cpp's own, without a real tokenizer at hand, so a published `tokenizer.json` may spell them otherwise; it is then
-refused with the difference, and `--pre NAME` exports it.
+llama.cpp knows them by name. A name is found by the structure of `tokenizer.json`, never by a hash of token ids, so
+added tokens, another post-processor or another vocabulary change nothing. The first name of each heading is written;
+the others cut alike. `--pre NAME` takes any of them, and the proof of token ids is made all the same. Each is tested
+against llama.cpp with a vocabulary that merges across every border. "its regular expressions": the steps were written
+from llama.cpp's own, without a real tokenizer at hand, so a published `tokenizer.json` may spell them otherwise; it is
+then refused with the difference, and `--pre NAME` exports it.
 """
 RAW_NAMES = """
 
@@ -169,6 +169,14 @@ def merging() -> str:
     lines = [f"- {words}" for words in _tested("test_merge", "test_lora_parts", "test_tied", "test_adapters")]
     heading = "\n\n## What the tests of LoRA and of several adapters say\n\n"
     return MERGING + "\n".join(rows) + heading + "\n".join(lines) + "\n"
+
+
+def families_page() -> str:
+    """Every family with its variants and what they were compared with."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import families_page as page  # noqa: PLC0415  (beside this script)
+
+    return page.families_page()
 
 
 def tokenizers() -> str:
@@ -245,5 +253,6 @@ def _says(file: Path) -> str:
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
     (ROOT / "docs" / "merging.md").write_text(merging(), encoding="utf-8")
+    (ROOT / "docs" / "families.md").write_text(families_page(), encoding="utf-8")
     (ROOT / "docs" / "tokenizers.md").write_text(tokenizers(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")

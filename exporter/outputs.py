@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -176,3 +177,32 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def shards(file: Path) -> list[Path]:
+    """A file's shards that are there, in llama.cpp's naming, when it is the first of some; else the file alone."""
+    first = re.fullmatch(r"(.+)-00001-of-(\d{5})\.gguf", file.name)
+    if first is None:
+        return [file]
+    names = (f"{first[1]}-{k + 1:05}-of-{first[2]}.gguf" for k in range(int(first[2])))
+    return [file.with_name(name) for name in names if file.with_name(name).exists()]
+
+
+def gguf_facts(file: Path) -> tuple[str, float | None]:
+    """What a file calls its own level, and its bits per weight.
+
+    The file's name, and None, where it does not say, or cannot be read: llama.cpp then says why.
+    """
+    from gguf import GGUFReader, LlamaFileType  # noqa: PLC0415  (slow to import)
+
+    try:
+        parts = [GGUFReader(shard) for shard in shards(file)]
+        field = parts[0].get_field("general.file_type")
+    except (ValueError, IndexError, KeyError, OSError):
+        return file.stem, None
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    weights = sum(int(tensor.n_elements) for tensor in tensors)
+    number = int(field.contents()) if field is not None else -1
+    known = {int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType}
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / weights if weights else None
+    return str(known.get(number, file.stem)), bits

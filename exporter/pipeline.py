@@ -1,7 +1,6 @@
 """From a training run to measured files: the one place that knows the order of the steps."""
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from exporter.merge import Merged
 from exporter.outputs import (
     file_hash,
     folder_hash,
+    gguf_facts,
     made_folder,
     replaced_when_done,
     require_absent,
@@ -21,13 +21,22 @@ from exporter.outputs import (
     require_space,
     require_unchanged,
     scratch_folder,
+    shards,
 )
 from exporter.plan import Plan, Wishes, build
 from exporter.profiles import Profile
 from exporter.report import Document, write_report
-from exporter.report.compose import export_blocks, finished, level_block, nearest, new_document, run_block
+from exporter.report.compose import (
+    export_blocks,
+    finished,
+    level_block,
+    nearest,
+    new_document,
+    projector_fields,
+    run_block,
+)
 from exporter.report.grow import FILES, earlier_report, grown
-from exporter.run import Run, open_run
+from exporter.run import Run, config_file, open_run, with_projector
 from exporter.source import comparison_fields, open_source
 from exporter.tokenizer import find_tokenizer_files
 from exporter.tokenizer.made import is_made
@@ -51,6 +60,7 @@ class Options:
     adapters: tuple[str, ...] = ()
     packing: str | None = None
     qlora_base: str = "full"
+    mmproj: str | None = None
     pre: str | None = None
     text: Path | None = None
     chunks: int | None = None
@@ -87,22 +97,37 @@ def export(
         require_absent(files, overwrite=options.overwrite)
         earlier = _earlier(folder, (run, hashes), plan, options)
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
-            write(plan, source, [*partial, *apart], threads=cores(options.threads), progress=_step("write", progress))
-            asked = Asked(options.text, logits=options.prove, threads=options.threads)
-            checks = prove(run, plan, [*partial, *apart], _step("prove", progress), asked=asked)
-            levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(partial)]
-        fields = new_document(options.command) | export_blocks(run, source, plan, hashes)
-        fields |= {"folder": nearest(folder), "checks": checks, "levels": levels}
+            made = _made((run, source, plan), (partial, apart), options, progress)
+        fields = new_document(options.command) | export_blocks(run, source, plan, hashes) | made
+        fields["folder"] = nearest(folder)
         fields |= comparison_fields(run, source, fields["warnings"], _step("compare", progress))
         document = _report(fields, earlier, folder)  # of what stands now, should the measuring be cut short
         if plan.reference and options.verify:
             reference = apart[0] if apart else folder / plan.output(plan.reference).file
+            levels, compared = fields["levels"], (plan.reference, reference, files[: plan.levels])
             try:
-                fields |= measured(levels, (plan.reference, reference, files), _measuring(options, earlier), progress)
+                fields |= measured(levels, compared, _measuring(options, earlier), progress)
             except EngineError as error:  # the files are made and proved: they stay, and the report says why
                 fields["levels"] = [level | {"verdict": "error", "error": str(error)} for level in levels]
             document = _report(fields, earlier, folder)
     return document, folder
+
+
+def _made(
+    what: tuple[Run, Merged, Plan], files: tuple[list[Path], list[Path]], options: Options, progress: Progress
+) -> dict[str, Any]:
+    """Write and prove the files, the projector's too; the document's blocks about them."""
+    run, source, plan = what
+    partial, apart = files
+    texts, eyes = [*partial[: plan.levels], *apart], partial[plan.levels :]
+    threads, told = cores(options.threads), _step("write", progress)
+    write(plan, source, texts, threads=threads, progress=told)
+    if plan.projector is not None:
+        write(plan.projector, source, eyes, threads=threads, progress=told)
+    asked = Asked(options.text, logits=options.prove, threads=options.threads, projectors=eyes)
+    checks = prove(run, plan, texts, _step("prove", progress), asked=asked)
+    levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(texts[: plan.levels])]
+    return {"checks": checks, "levels": levels, **projector_fields(plan, [file_hash(file) for file in eyes])}
 
 
 def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[Run, Merged, Plan]:
@@ -127,12 +152,13 @@ def opened(path: str, options: Options) -> tuple[Run, Merged]:
         packing=options.packing,
         qlora_base=options.qlora_base,
     )
+    run = run if options.mmproj is None else with_projector(run, options.mmproj)
     return run, open_source(run)
 
 
 def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:
     """The SHA-256 of each folder that the export is made of: the base's and each adapter's."""
-    inputs = {run.base: {*source.files(), run.base / "config.json"}}
+    inputs = {run.base: {*source.files(), config_file(run.base)}}
     for adapter in run.adapters:  # which may lie in the base's own folder
         inputs.setdefault(adapter.folder, set()).update({adapter.weights, adapter.folder / "adapter_config.json"})
     for folder, files in inputs.items():
@@ -178,7 +204,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
         kind, file = _as_gguf(reference, scratch, options, progress)
         levels: list[dict[str, Any]] = [
             {
-                **dict(zip(("quant", "bpw"), _facts(path), strict=True)),
+                **dict(zip(("quant", "bpw"), gguf_facts(path), strict=True)),
                 "files": [str(shard) for shard in shards(path)],
                 "file": str(path),
                 "bytes": sum(shard.stat().st_size for shard in shards(path)),
@@ -197,8 +223,9 @@ def cores(threads: int) -> int:
 
 
 def _places(plan: Plan, folder: Path, scratch: Path) -> tuple[list[Path], list[Path]]:
-    """Where the levels go, and where a reference of its own; OutputError where their names or disks do not allow it."""
+    """Where levels and projector go, and where a reference of its own; OutputError where names or disks say no."""
     levels, apart = plan.outputs[: plan.levels], plan.outputs[plan.levels :]
+    levels += plan.projector.outputs if plan.projector else ()
     files = [folder / output.file for output in levels]
     require_files([*files, *(folder / name for name in FILES)])
     needed, needed_apart = (sum(output.bytes for output in outputs) for outputs in (levels, apart))
@@ -230,7 +257,7 @@ def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress
     """A reference's type and file; a folder is written to the scratch folder in 16 bits."""
     path = Path(reference)
     if path.is_file():
-        return _facts(path)[0], path
+        return gguf_facts(path)[0], path
     if path.suffix == ".gguf":
         raise EngineError(f"{path}: there is no such file, expected the reference, a GGUF file. Mend its path.")
     run, source, plan = prepare(reference, [], options)
@@ -239,35 +266,6 @@ def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress
     write(plan, source, [file], threads=cores(options.threads), progress=_step("write", progress))
     prove(run, plan, [file], _step("prove", progress))
     return plan.outputs[0].level, file
-
-
-def shards(file: Path) -> list[Path]:
-    """A file's shards that are there, in llama.cpp's naming, when it is the first of some; else the file alone."""
-    first = re.fullmatch(r"(.+)-00001-of-(\d{5})\.gguf", file.name)
-    if first is None:
-        return [file]
-    names = (f"{first[1]}-{k + 1:05}-of-{first[2]}.gguf" for k in range(int(first[2])))
-    return [file.with_name(name) for name in names if file.with_name(name).exists()]
-
-
-def _facts(file: Path) -> tuple[str, float | None]:
-    """What a file calls its own level, and its bits per weight.
-
-    The file's name, and None, where it does not say, or cannot be read: llama.cpp then says why.
-    """
-    from gguf import GGUFReader, LlamaFileType  # noqa: PLC0415  (slow to import)
-
-    try:
-        parts = [GGUFReader(shard) for shard in shards(file)]
-        field = parts[0].get_field("general.file_type")
-    except (ValueError, IndexError, KeyError, OSError):
-        return file.stem, None
-    tensors = [tensor for part in parts for tensor in part.tensors]
-    weights = sum(int(tensor.n_elements) for tensor in tensors)
-    number = int(field.contents()) if field is not None else -1
-    known = {int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType}
-    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / weights if weights else None
-    return str(known.get(number, file.stem)), bits
 
 
 def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, options: Options) -> Document | None:

@@ -17,7 +17,7 @@ from exporter.quantize import is_finite, quantize
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
-    from exporter.plan import Job, Plan, Steps
+    from exporter.plan import Job, Steps, Written
 
 SLICE = 1 << 21
 """Numbers in a slice, about: 8 MiB in float32, so that each thread needs some 40 MiB whatever the model."""
@@ -37,7 +37,7 @@ class Slice:
 
 
 def write(
-    plan: "Plan", source: "Merged", files: Sequence[Path], *, threads: int, progress: Callable[[int, int], None]
+    plan: "Written", source: "Merged", files: Sequence[Path], *, threads: int, progress: Callable[[int, int], None]
 ) -> None:
     """Write every output of a plan in one pass over the source.
 
@@ -60,7 +60,7 @@ def write(
     sinks: list[int] = []
     try:
         for k, (output, file) in enumerate(zip(plan.outputs, files, strict=True)):
-            tensors = [(job.tensor, job.shape, job.types[k]) for job in plan.jobs]
+            tensors = [(job.tensor, job.axes or job.shape, job.types[k]) for job in plan.jobs]
             sinks.append(_begin(file, header(output.metadata, tensors), output.bytes))
         starts = [output.header_bytes for output in plan.outputs]
         _run(plan, threads, progress, lambda piece: _do(piece, source, sinks, starts))
@@ -93,7 +93,7 @@ def _begin(file: Path, head: bytes, size: int) -> int:
     return sink
 
 
-def _run(plan: "Plan", threads: int, progress: Callable[[int, int], None], work: Callable[[Slice], int]) -> None:
+def _run(plan: "Written", threads: int, progress: Callable[[int, int], None], work: Callable[[Slice], int]) -> None:
     """Work on all slices, a few at a time; the first error ends it."""
     total = sum(job.weights for job in plan.jobs)
     done = 0

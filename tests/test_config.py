@@ -82,7 +82,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "twisted", "factor": 8.0}, "rope type 'twisted' is not supported; expected one of default.*other positions"),
+        ({"rope_type": "twisted"}, "rope type 'twisted' is not supported; expected one of default.*other positions"),
         ({"rope_type": "longrope", "short_factor": [1.0]}, "rope type 'longrope' lacks long_factor"),
         ({"rope_type": "longrope", "short_factor": 1.0}, "short_factor is 1.0, expected a list"),
         ({"rope_type": "yarn", "factor": 4.0, "truncate": 1}, "truncate is 1, expected true or false"),
@@ -139,7 +139,11 @@ GEMMA4_ROPE = {FULL: {"rope_type": "proportional"}, WINDOW: {"rope_type": "defau
 REFUSED = (
     ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; llama.cpp computes llama only with 'silu'"),
     ("llama", {"rope_scaling": None, "head_dim": None, "num_attention_heads": None}, "num_attention_heads is None"),
-    ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 9}, "use_sliding_window is True; llama.cpp computes qwen2 only with False"),
+    (
+        "qwen2",
+        {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 9},
+        "use_sliding_window is True; llama.cpp computes qwen2 only with False",
+    ),
     ("qwen3", {"attention_bias": True}, "attention_bias is True; llama.cpp computes qwen3 only with False"),
     ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob is True; llama.cpp computes qwen2moe only with False"),
     ("qwen2moe", {"mlp_only_layers": [1]}, r"mlp_only_layers is \[1\]"),

@@ -72,8 +72,10 @@ def _equal(found: Weights, expected: Weights) -> bool:
 
 
 LEFT_OUT = {
-    **dict.fromkeys(("qwen2vl", "qwen2.5vl", "qwen2.5vl-yarn", "qwen3vl", "qwen3vlmoe"), {"vision tower"}),
-    **dict.fromkeys(("qwen3vlmoe-v5", "qwen35moe"), {"vision tower"}),
+    **{
+        f"qwen{name}": {"vision tower"}
+        for name in ("2vl", "2.5vl", "2.5vl-yarn", "3vl", "3vlmoe", "3vlmoe-v5", "35moe")
+    },
     "qwen35": {"vision tower", "multi-token prediction"},
     "qwen3next": {"multi-token prediction"},
 }

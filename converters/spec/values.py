@@ -57,6 +57,8 @@ class Row:
     """The weight has further axes, which are joined to one row."""
     zero: bool = False
     """Not written: the graph has no place for it, so it must hold zeros alone."""
+    axes: tuple[str | int, ...] = ()
+    """The shape that the file says, of as many numbers: numbers or config fields; none: rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -180,3 +182,21 @@ class Family:
     head: str = "optional"
     """``optional``: tied or not; ``never``: the graph holds no head; ``always``: a tied one is written too."""
     tokens: Tokens = field(default_factory=Tokens)
+    projector: "Projector | None" = None
+    """What its images go through; None: the family has no eyes, or they are not exported."""
+
+
+@dataclass(frozen=True)
+class Projector:
+    """What makes embeddings of an image: the vision tower and what leads to the text model, a file of its own.
+
+    Its config is that of ``vision_config``; the fields of the text, of the whole model and of the image processor come
+    before it as ``text_…``, ``model_…`` and ``processor_…``.
+    """
+
+    table: Family
+    """Tensors, metadata and all else in the words of a family."""
+    parts: tuple[str, ...]
+    """The parts of the model, by the words of the family's ``left_out``, that this is."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Tensors whose type llama.cpp fixes, whatever is asked for."""

@@ -108,6 +108,16 @@ def flat(row: str | Row) -> Row:
     return replace(row if isinstance(row, Row) else Row(row), flat=True)
 
 
+def shaped(row: str | Row, *axes: str | int) -> Row:
+    """A weight as rows, which the file says to be of other axes: numbers, or config fields."""
+    return replace(row if isinstance(row, Row) else Row(row), axes=axes)
+
+
+def kernel(source: str, *, order: Order | None = None) -> Row:
+    """The kernel of a convolution over an image, (rows, channels, height, width), or such columns of a larger one."""
+    return shaped(Row(source, flat=True, columns=order), "hidden_size", "num_channels", "patch_size", "patch_size")
+
+
 def minus_exp(row: str | Row) -> Row:
     """A weight that stores the logarithm of what is taken away: of each number x it becomes -exp(x)."""
     return replace(row if isinstance(row, Row) else Row(row), minus_exp=True)

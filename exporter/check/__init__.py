@@ -11,6 +11,7 @@ from exporter.check.bounds import BOUNDS
 from exporter.check.expected import Expected, expect
 from exporter.check.ids import check_ids
 from exporter.check.logits import check_logits
+from exporter.check.sight import check_sight
 from exporter.check.templates import check_bos, check_template
 from exporter.check.values import Check
 from exporter.errors import EngineError, ProofError
@@ -30,11 +31,12 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Asked:
-    """What to prove beside: on a text of the user's too; the logits, in how many threads."""
+    """What to prove beside: on a text of the user's too; the logits, in how many threads; projectors."""
 
     text: Path | None = None
     logits: bool = False
     threads: int = 0
+    projectors: Sequence[Path] = ()
 
 
 def prove(
@@ -63,6 +65,9 @@ def prove(
         progress(done, len(kept))
         rows = _of_file(file, expected)
         _require(file, rows)
+    for projector in asked.projectors:
+        rows.append(check_sight(min(kept, key=lambda file: file.stat().st_size), projector))
+        _require(projector, rows[-1:])
     checks = [check.as_document() | {"levels": levels} for check in rows]
     if asked.logits:
         checks += _logits(run, plan, files, asked)

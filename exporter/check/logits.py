@@ -103,8 +103,8 @@ def _cannot(run: "Run") -> str | None:
         return f"lora_B is packed as {run.packing}, as --moe-lora-layout says: PEFT is not told so"
     if any((run.base / "config.json").is_file() and key in _config(run.base) for key in ("quantization_config",)):
         return "the base's weights are stored quantized: transformers needs the library that made them"
-    if not list(run.base.glob("*.safetensors")):
-        return f"{run.base}: no *.safetensors there, and files of other kinds are not opened by transformers here"
+    if not list(run.base.glob("model*.safetensors")):
+        return f"{run.base}: no model*.safetensors there, and files of other kinds are not opened by transformers here"
     return None
 
 

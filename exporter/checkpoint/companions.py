@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converters.spec import EMBEDDING
 from exporter.config import read_json
 from exporter.errors import RunError
+from exporter.run.folder import is_native
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
@@ -24,6 +25,11 @@ def companions(run: "Run", source: "Merged", dtype: str) -> dict[str, bytes]:
 
     RunError for a file that cannot be read.
     """
+    if is_native(run.base):
+        raise RunError(
+            f"{run.base}: holds a model in Mistral's own format, of which no Hugging Face checkpoint is made: its rows "
+            "are in another order. Export it, or give the model in Hugging Face's format."
+        )
     config = read_json(run.base / "config.json")
     files = {"config.json": _text(finished_config(config, source.shapes(), dtype, tied=source.tied))}
     for name, path in run.tokenizer_files.items():

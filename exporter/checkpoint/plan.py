@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,20 @@ BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 """Of one number, by safetensors' name of its type; the others take one."""
 DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 ALIGNMENT = 8
-FUSED = 3
-"""Axes of a tensor of all experts: expert, row, column."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A weight's place in a tensor: all rows of the weight, from ``first_row`` of the tensor on."""
+    """A weight's place in a tensor: all rows of the weight, from ``first_row`` of the tensor on.
+
+    In a tensor that lies turned over the rows are columns, counted through the matrices of all experts.
+    """
 
     weight: str
     first_row: int
     rows: int
+    step: int = 1
+    """From one of the weight's rows to the next."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     parts: tuple[Part, ...] = ()
+    turned: bool = False
+    """The rows of its parts are its columns."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a matrix of it must be put together before it is written: its parts' rows do not lie in order."""
+        return self.turned or any(part.step > 1 for part in self.parts)
 
     @property
     def bytes(self) -> int:
@@ -126,19 +137,29 @@ def _made_of(stored: Tensor, weights: Mapping[str, Weight], shapes: Mapping[str,
     """A stored tensor as it is written; none for a head that is the embedding again."""
     if HEAD in weights and HEAD not in shapes:
         return []
-    if len(stored.shape) != FUSED:
+    first = next(iter(weights.values()))
+    if len(weights) == 1 and first.expert is None:
         (ours,) = weights
-        return [replace(stored, shape=shapes[ours], parts=(Part(ours, 0, shapes[ours][0]),))]
-    experts, rows, _ = stored.shape
+        shape = shapes[ours][::-1] if first.turned else shapes[ours]
+        return [replace(stored, shape=shape, parts=(Part(ours, 0, shapes[ours][0]),), turned=first.turned)]
+    rows = stored.shape[-1 if first.turned else -2]
     places = {ours: (weight.expert or 0) * rows + weight.first_row for ours, weight in weights.items()}
-    parts = [Part(ours, places[ours], shapes[ours][0]) for ours in sorted(places, key=places.__getitem__)]
-    ends = [0, *(part.first_row + part.rows for part in parts)]
-    if [part.first_row for part in parts] != ends[:-1] or ends[-1] != experts * rows:
+    parts = tuple(
+        Part(ours, places[ours], shapes[ours][0], weights[ours].step)
+        for ours in sorted(places, key=places.__getitem__)
+    )
+    made, expected = _covered(parts), prod(stored.shape[:-2]) * rows
+    if made != list(range(expected)):
         raise MergeError(
-            f"{stored.name}: has {experts} x {rows} rows, the weights in it make {ends[-1]}. A merged checkpoint holds "
-            "what the base's files hold: report this with the base's name."
+            f"{stored.name}: has {expected} rows in all experts, the weights in it make {len(made)}, not each once. A "
+            "merged checkpoint holds what the base's files hold: report this with the base's name."
         )
-    return [replace(stored, parts=tuple(parts))]
+    return [replace(stored, parts=parts, turned=first.turned)]
+
+
+def _covered(parts: Sequence[Part]) -> list[int]:
+    """The rows of a tensor that its parts make, in order."""
+    return sorted(chain.from_iterable(range(p.first_row, p.first_row + p.rows * p.step, p.step) for p in parts))
 
 
 def _beyond(names: set[str], shapes: Mapping[str, tuple[int, ...]], run: "Run", dtype: str) -> list[Tensor]:

@@ -1,9 +1,12 @@
-"""Tensors become bytes: a slice of rows is read, merged, rounded and written; no more than a slice is ever held."""
+"""Tensors become bytes: a slice of rows is read, merged, rounded and written; no more than a slice is ever held.
+
+Of a tensor that lies turned over, one matrix is held, in the type that it is written in.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -87,12 +90,36 @@ def pieces(tensor: Tensor, reading: Reading) -> Iterator["torch.Tensor"]:
     """A tensor's rows in order, in its own type, a slice at a time. WeightError for one that cannot be held."""
     if not tensor.parts:
         yield from (rounded(reading.stored(tensor.name, *one), tensor) for one in _whole_slices(tensor.shape))
+    if tensor.whole:
+        yield from _matrices(tensor, reading)
+        return
     for part in tensor.parts:
-        columns = tensor.shape[-1] if len(tensor.shape) > 1 else 1
-        for start, stop in slices(part.rows, columns):
-            rows = reading.finished(part.weight, start, stop)
-            _check(part, rows, tensor.dtype)
-            yield rounded(rows, tensor)
+        for _, rows in _rows(part, tensor, reading):
+            yield rows
+
+
+def _rows(part: Part, tensor: Tensor, reading: Reading) -> Iterator[tuple[int, "torch.Tensor"]]:
+    """A weight's rows, rounded, a slice at a time, each with the number of its first."""
+    columns = prod(tensor.shape) // max(sum(one.rows for one in tensor.parts), 1)
+    for start, stop in slices(part.rows, columns):
+        rows = reading.finished(part.weight, start, stop)
+        _check(part, rows, tensor.dtype)
+        yield start, rounded(rows, tensor)
+
+
+def _matrices(tensor: Tensor, reading: Reading) -> Iterator["torch.Tensor"]:
+    """The matrices of a tensor whose parts' rows do not lie in order, one after another: one is held, in its type."""
+    import torch  # noqa: PLC0415
+
+    size = tensor.shape[-1 if tensor.turned else -2]
+    for _, parts in groupby(tensor.parts, key=lambda part: part.first_row // size):
+        matrix = torch.empty(tensor.shape[-2:], dtype=getattr(torch, TORCH[tensor.dtype]))
+        rows = matrix.T if tensor.turned else matrix
+        for part in parts:
+            own = rows[part.first_row % size :: part.step][: part.rows]
+            for start, values in _rows(part, tensor, reading):
+                own[start : start + len(values)] = values
+        yield matrix
 
 
 def slices(rows: int, columns: int) -> Iterator[tuple[int, int]]:

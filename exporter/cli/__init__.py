@@ -32,7 +32,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("run")
-@takes("quant", "out", *RUN, "pre", "text", "chunks", "compat", "no_verify", "no_fallback")
+@takes("quant", "out", *RUN, "mmproj", "pre", "text", "chunks", "compat", "no_verify", "no_fallback")
 @takes("prove", "overwrite", "threads", "scratch", "quiet", "json")
 def export(run: str, quant: tuple[str, ...], out: Path | None, **asked: Any) -> int:  # noqa: ANN401  (options, by name)
     """Merge, convert, quantize, verify, report a RUN.
@@ -64,7 +64,7 @@ def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
 
 @cli.command()
 @click.argument("run")
-@takes("quant", *RUN, "pre", "no_fallback", "json")
+@takes("quant", *RUN, "mmproj", "pre", "no_fallback", "json")
 def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Print every decision of an export.
 

@@ -70,6 +70,11 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         show_default=True,
         help="Lay a QLoRA adapter over the 16-bit base, or over its 4-bit round trip, as in training.",
     ),
+    "mmproj": click.option(
+        "--mmproj",
+        type=click.Choice(["f16", "bf16", "q8_0"]),
+        help="Write the projector's file too, of a model that sees images.",
+    ),
     "pre": click.option(
         "--pre",
         metavar="NAME",
@@ -130,6 +135,7 @@ def options(asked: Mapping[str, Any]) -> "Options":
         adapters=tuple(asked.get("adapters") or ()),
         packing=asked.get("packing"),
         qlora_base=asked.get("qlora_base") or "full",
+        mmproj=asked.get("mmproj"),
         pre=asked.get("pre"),
         text=asked.get("text"),
         chunks=asked.get("chunks"),

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from exporter.config.numbers import number, shown
+from exporter.config.params import NAME, as_config
 from exporter.config.rotation import OURS, rotation
 from exporter.errors import RunError
 
@@ -39,13 +40,13 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """A model's config.json: text fields at the top, one name for each, rotation as flat ``rope_…`` fields.
+    """A model's config.json or params.json: text fields at the top, one name for each, rotation as flat fields.
 
     Fields that are null are left out, but those of ``NULLABLE``. RunError for a file without ``architectures``, an
     unknown kind of rotation, two names of one field that disagree, or a list of layers that is not as long as the
     model.
     """
-    stored = read_json(path)
+    stored = read_json(path) if path.name != NAME else as_config(read_json(path), path)
     names = stored.get("architectures")
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
         raise RunError(f"{path}: names no architecture (`architectures`). Copy the field from the base model's config.")

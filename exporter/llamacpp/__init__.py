@@ -23,6 +23,7 @@ from exporter.llamacpp.wire import receive, send
 
 Ids = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
 
 _LOG_TAIL = 2000  # characters of llama.cpp's log in a message
 _PROOF_TOKENS = 8  # decoded to prove that a file computes
@@ -35,6 +36,7 @@ _DOING = {
     "value": "read the metadata of",
     "decode": "run",
     "rows": "give the logits of",
+    "see": "look at an image with",
 }
 _START = "from exporter.llamacpp.child import serve; serve({parent})"
 
@@ -175,6 +177,16 @@ class Engine:
     def rows(self, first: int, out: Logits) -> None:
         """Fill ``out`` (rows x n_vocab, C order) with the last decode's logits from row ``first`` on."""
         self._ask("rows", {"first": first, "count": len(out)}, out=out)
+
+    def see(self, projector: Path, image: Image, threads: int = 0) -> Logits:
+        """The embeddings that an image (height, width, 3) becomes by a projector's file: (tokens, width of the text).
+
+        EngineError where the file does not load, or does not belong to the text model.
+        """
+        height, width, _ = image.shape
+        request = {"projector": str(projector.resolve()), "width": width, "height": height}
+        reply, payload = self._ask("see", {**request, "threads": threads or _cores()}, image.tobytes())
+        return np.frombuffer(payload, np.float32).reshape(-1, reply["width"])
 
     def _ask(
         self, op: str, request: dict[str, Any], payload: bytes = b"", out: Logits | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import EngineError
+from exporter.llamacpp.sight import see
 from exporter.llamacpp.wire import receive, send
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
@@ -175,6 +176,10 @@ def _rows(held: _Held, request: dict[str, Any], _: bytes) -> Answer:
     return {}, memoryview((ctypes.c_char * (size * count)).from_address(logits + size * first)).cast("B")
 
 
+def _see(held: _Held, request: dict[str, Any], pixels: bytes) -> Answer:
+    return see(held.model, request, pixels)
+
+
 _OPS: dict[str, Callable[[_Held, dict[str, Any], bytes], Answer]] = {
     "open": _facts,
     "start": _start,
@@ -184,4 +189,5 @@ _OPS: dict[str, Callable[[_Held, dict[str, Any], bytes], Answer]] = {
     "value": _value,
     "decode": _decode,
     "rows": _rows,
+    "see": _see,
 }

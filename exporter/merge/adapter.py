@@ -67,7 +67,9 @@ def _open(given: Given, tensors: "TensorFiles") -> tuple["PeftModules", tuple[st
     # A tied base stores no head; one that is trained alone begins as the embedding.
     shapes = {HEAD: given.base[EMBEDDING]} | dict(given.base) if EMBEDDING in given.base else given.base
     base = {
-        module: Module(shapes[weight], f"{weight.removesuffix('weight')}bias" in given.base)
+        module: Module(
+            shapes[weight], f"{weight.removesuffix('weight')}bias" in given.base, given.turned(f"{module}.weight")
+        )
         for module, weight in weights.items()
         if weight is not None and weight in shapes
     }

@@ -45,8 +45,8 @@ def _place(module: str, part: str, given: Given) -> str | None:
     if part in WHOLE.values():
         return given.spell(module)
     fused = parameter_of(module, given.config)
-    if fused is not None and given.split(fused):
-        return fused
+    if fused is not None:
+        return fused if given.split(fused) else given.spell(fused)
     return given.spell(f"{module}.{'bias' if part == 'bias' else 'weight'}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import MergeError
 from exporter.merge.fields import other_base
+from exporter.merge.keys import PREFIX
 from exporter.merge.values import Expert, Factors, Part
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # In the order in which transformers' modules of experts define them.
 PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias", "weight", "bias")
 INNER = ".base_layer"
+A = ".lora_A.weight"
 LAYOUTS = ("rank_major", "grouped_by_expert")
 TURNED_UNTIL = (0, 18)
 """The last version of PEFT that took (experts, out, in) for (experts, in, out)."""
@@ -70,9 +72,9 @@ def of_experts(pair: Factors, rank: int, parts: "Sequence[Part]", given: "Given"
     """
     a, b = given.shapes[pair.a], given.shapes[pair.b]
     count, rest = divmod(a[0], rank)
-    weights = {template.replace("{e}", str(e)): (e, part, of) for template, part, of in parts for e in range(count)}
+    weights = {part.weight.replace("{e}", str(e)): (e, part) for part in parts for e in range(count)}
     lacking = [name for name in weights if name not in given.base]
-    beyond = [name for name, _, _ in parts if name.replace("{e}", str(count)) in given.base]
+    beyond = [part for part in parts if part.weight.replace("{e}", str(count)) in given.base]
     if rest or not count or b[1] != a[0] or lacking or beyond:
         raise MergeError(
             f"{given.path}: {pair.a} is {list(a)} and {pair.b} is {list(b)}, with rank {rank} that is {a[0] / rank:g} "
@@ -85,27 +87,33 @@ def of_experts(pair: Factors, rank: int, parts: "Sequence[Part]", given: "Given"
             f"both, and {said}: the wrong one mixes the experts. Say which with --moe-lora-layout; a "
             "run that answers well in training's own program and badly as a file has the other one."
         )
-    rows, columns = _sides(next(iter(weights)), parts[0], given)
-    turned = _is_turned((a[1], b[0]), (rows, columns), given)
+    turned = _is_turned((a[1], b[0]), parts[0], given)
+    grouped = given.packing == LAYOUTS[1]
     return {
-        name: replace(
-            pair,
-            turned=turned,
-            expert=Expert(e, count, rank, rows // of, part * (rows // of), given.packing == LAYOUTS[1]),
-        )
-        for name, (e, part, of) in weights.items()
+        name: replace(pair, turned=turned, expert=Expert(e, count, rank, *_rows(name, part, given), grouped))
+        for name, (e, part) in weights.items()
     }
 
 
-def _sides(weight: str, part: Part, given: "Given") -> tuple[int, int]:
-    """Rows and columns of one expert in the fused parameter."""
-    rows, columns = given.base[weight]
-    return rows * part[2], columns
+def _rows(weight: str, part: Part, given: "Given") -> tuple[int, int, int]:
+    """How many rows of the fused parameter are a weight's, the first of them, and the step from one to the next."""
+    rows = given.base[weight][0]
+    return (rows, part.index, part.of) if part.mixed else (rows, part.index * rows, 1)
 
 
-def _is_turned(found: tuple[int, int], sides: tuple[int, int], given: "Given") -> bool:
-    """Whether A has the parameter's rows for columns, by the shapes, or by PEFT's version where they are equal."""
-    rows, columns = sides
+def _sides(part: Part, given: "Given") -> tuple[int, int]:
+    """Rows and columns of one expert in the fused parameter, as if it did not lie turned over."""
+    rows, columns = given.base[part.weight.replace("{e}", "0")]
+    return rows * part.of, columns
+
+
+def _is_turned(found: tuple[int, int], part: Part, given: "Given") -> bool:
+    """Whether A has the parameter's rows for columns, by the shapes, or by PEFT's version where they are equal.
+
+    Which way round PEFT takes a parameter that lies turned over is for the version of transformers too, so that other
+    pairs of the adapter tell.
+    """
+    rows, columns = _sides(part, given)
     if found not in {(columns, rows), (rows, columns)}:
         raise MergeError(
             f"{given.path}: lora_A and lora_B of the experts are for {found[1]} x {found[0]} matrices, the base "
@@ -114,9 +122,29 @@ def _is_turned(found: tuple[int, int], sides: tuple[int, int], given: "Given") -
     if rows != columns:
         return found == (rows, columns)
     version = re.match(r"(\d+)\.(\d+)", str(given.config.get("peft_version")))
+    old = version is not None and (int(version[1]), int(version[2])) <= TURNED_UNTIL
+    if part.turned is not False:
+        return False if part.turned and old else _as_others(part, given)
     if version is None:
         raise MergeError(
             f"{given.path}: the experts' matrices are square ({rows} x {columns}), and adapter_config.json does not "
             "say peft_version, on which it depends which way round lora_A and lora_B lie. Add the one of the training."
         )
-    return (int(version[1]), int(version[2])) <= TURNED_UNTIL
+    return old
+
+
+def _as_others(square: Part, given: "Given") -> bool:
+    """Whether A has the rows for columns in pairs of other parameters that lie as this one; MergeError without any."""
+    for name, shape in given.shapes.items():
+        module = name.removeprefix(PREFIX).removesuffix(A)
+        fused = parameter_of(module, given.config) if name.endswith(A) else None
+        for part in given.split(fused)[:1] if fused else ():
+            sides = _sides(part, given)
+            if part.turned == square.turned and sides[0] != sides[1] and shape[1:] in {sides[:1], sides[1:]}:
+                return shape[1] == sides[0]
+    rows, columns = _sides(square, given)
+    raise MergeError(
+        f"{given.path}: the experts' matrices are square ({rows} x {columns}) and stored turned over, so that it depends "
+        "on the versions of PEFT and transformers which way round lora_A and lora_B lie, and no other pair of the "
+        "adapter tells. Merge it first with the PEFT and transformers of the training."
+    )

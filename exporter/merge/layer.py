@@ -162,11 +162,13 @@ KEPT = 2
 def _product(factors: Factors, weight: float, tensors: "TensorFiles", rows: range) -> "torch.Tensor":
     """scale · B·A for a range of rows, in the order of PEFT's ``get_delta_weight``."""  # noqa: D403  (a formula)
     expert = factors.expert
-    first = expert.first_row if expert else 0
-    here = slice(first + rows.start, first + rows.stop)
+    first, step = (expert.first_row, expert.step) if expert else (0, 1)
+    here = slice(first + rows.start * step, first + rows.stop * step)
     ranks, columns = (expert.ranks, expert.columns) if expert else (EVERYTHING, EVERYTHING)
     a = tensors.read(factors.a, (ranks, here if factors.turned else EVERYTHING))
     b = tensors.read(factors.b, (EVERYTHING if factors.turned else here, EVERYTHING))[:, columns]
+    if step > 1:
+        a, b = (a[:, ::step], b) if factors.turned else (a, b[::step])
     product = (b @ a).mul_(factors.scale * weight)
     return product.T if factors.turned else product
 

@@ -23,7 +23,8 @@ READ = {
 }  # fmt: skip
 KINDS = ("LORA", "TRAINABLE_TOKENS")
 """The methods that are merged here, by rows; all others are PEFT's to merge, a whole module at a time."""
-EMBEDDINGS = ("embed_tokens", "lm_head")
+EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "tok_embeddings", "output", "embed_in", "embed_out")
+"""What families call their embedding and their head."""
 LONGEST_KEY = 1000
 MOST_TRIES = 10**7  # of ways to lay a key over a name: less than a second
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)

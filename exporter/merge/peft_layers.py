@@ -46,10 +46,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Module:
-    """A module of the base: the shape of its weight, and whether it has a bias."""
+    """A module of the base: the shape of its weight, (rows, columns) or a vector's, and whether it has a bias."""
 
     shape: tuple[int, ...]
     bias: bool = False
+    turned: bool = False
+    """It is transformers' Conv1D, which holds its weight turned over."""
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,23 @@ class PeftModules:
                 "with. Report this with the adapter's configuration."
             )
         with self._lock, quietly(module, self._adapter.path):
-            model = self._build(module, around(module, weight.clone(), None if bias is None else bias.clone()))
+            own = None if bias is None else bias.clone()
+            model = self._build(module, around(module, weight.clone(), own, turned=place.turned))
             self._load(model, module)
             layer = model.get_submodule(PREFIX + module)
             layer.merge(safe_merge=False)
             done = layer.get_base_layer()
-            return Finished(done.weight.detach().contiguous(), None if bias is None else done.bias.detach())
+            finished = done.weight.detach().T if place.turned else done.weight.detach()
+            return Finished(finished.contiguous(), None if bias is None else done.bias.detach())
 
     def check(self, module: str) -> None:
         """MergeError where the file's tensors of a module do not fit the base's weight; reads none of both."""
         if self.method in HEAVY:
             return
         with self._lock, quietly(module, self._adapter.path), self._without_memory():
-            model = self._build(module, around(module, nothing(self._base[module].shape), self._no_bias(module)))
+            empty = nothing(self._base[module].shape)
+            turned = self._base[module].turned
+            model = self._build(module, around(module, empty, self._no_bias(module), turned=turned))
             expected = {name: tuple(tensor.shape) for name, tensor in saved(model, module).items()}
         found = {name: self._adapter.shapes[stored] for name, stored in self._names(module).items()}
         for name in sorted({*expected, *found}):

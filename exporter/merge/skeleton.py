@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ROOT = "base_model."
 PREFIX = "base_model.model."
 NAME = "default"
+EMBEDDINGS = {"embed_tokens", "embed_tokens_per_layer", "wte", "wpe", "tok_embeddings", "embed_in"}
+"""What families call modules that look rows up."""
 WITNESS = "ggufx_widest"
 """A module without memory beside the one that is merged: what a method shares is sized by the widest of all."""
 # What PEFT and torch raise for an adapter that is not as they expect it.
@@ -64,20 +66,35 @@ def saved(model: Any, module: str) -> dict[str, "torch.Tensor"]:  # noqa: ANN401
     return {name: tensor for name, tensor in state.items() if name.startswith(mine[0]) or not name.startswith(mine[1])}
 
 
-def around(module: str, weight: "torch.Tensor", bias: "torch.Tensor | None" = None) -> "torch.nn.Module":
-    """A torch module around a weight: a norm for a vector, an embedding by its name, else a linear layer."""
+def around(
+    module: str, weight: "torch.Tensor", bias: "torch.Tensor | None" = None, *, turned: bool = False
+) -> "torch.nn.Module":
+    """A torch module around a weight: a norm for a vector, an embedding by its name, else a linear layer.
+
+    ``turned``: the layer is transformers' Conv1D, and its weight the one given turned over.
+    """
     import torch  # noqa: PLC0415
 
     with torch.device("meta"):  # no memory for weights that are replaced at once
         if weight.dim() == 1:
             layer: torch.nn.Module = torch.nn.LayerNorm(weight.shape[0], bias=bias is not None)
-        elif module.rpartition(".")[2] == "embed_tokens":
+        elif turned:
+            layer, weight = _conv1d(*weight.shape), weight.T.contiguous()
+        elif module.rpartition(".")[2] in EMBEDDINGS:
             layer = torch.nn.Embedding(*weight.shape)
         else:
             layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.register_parameter("weight", torch.nn.Parameter(weight, requires_grad=False))
     if bias is not None:
         layer.register_parameter("bias", torch.nn.Parameter(bias, requires_grad=False))
+    return layer
+
+
+def _conv1d(rows: int, columns: int) -> "torch.nn.Module":
+    """transformers' layer with a weight of (columns, rows)."""
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415  (slow to import)
+
+    layer: torch.nn.Module = Conv1D(rows, columns)
     return layer
 
 

@@ -5,8 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Shapes = Mapping[str, tuple[int, ...]]
-Part = tuple[str, int, int]
-"""Our name of a weight with ``{e}`` for the expert, which part of a fused parameter's rows it is, and of how many."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A weight's place in a fused parameter of the experts."""
+
+    weight: str
+    """Our name of it, with ``{e}`` for the expert."""
+    index: int = 0
+    """Which part of the parameter's rows it is."""
+    of: int = 1
+    mixed: bool = False
+    """The parts' rows lie in turn, not one part after another."""
+    turned: bool | None = False
+    """Each expert's matrix lies turned over, (columns, rows); None: in some versions of transformers."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,7 @@ class Given:
         base: the base's weights.
         spell: our name of a weight as the adapter calls it; None for one of a part that is left out.
         split: the weights that a fused parameter of the experts holds, by what the adapter calls it.
+        turned: whether a module, by what the adapter calls its weight, holds that turned over (Conv1D).
         packing: how lora_B of fused experts is packed; None where that is not known.
     """
 
@@ -29,6 +43,7 @@ class Given:
     base: Shapes
     spell: Callable[[str], str | None]
     split: Callable[[str], tuple[Part, ...]] = field(default=lambda _: ())
+    turned: Callable[[str], bool] = field(default=lambda _: False)
     packing: str | None = "rank_major"
 
 
@@ -42,6 +57,8 @@ class Expert:
     rows: int
     first_row: int
     """Of the weight's rows in the fused parameter's."""
+    step: int
+    """From one of its rows to the next."""
     grouped: bool
     """An expert's columns of lora_B lie together; else every count-th column is the expert's, as PEFT has it."""
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from exporter.errors import MergeError
 from exporter.merge.experts import parameter_of
 from exporter.merge.keys import in_peft_form, part_of
-from exporter.source.names import our_name, our_parts
+from exporter.source.names import is_turned, our_name, our_parts
 
 if TYPE_CHECKING:
     import torch
 
     from converters.spec import Family
     from exporter.merge import Layer
-    from exporter.merge.values import Change, Factors
+    from exporter.merge.values import Change, Factors, Part
     from exporter.run import Adapter
 
 
@@ -42,7 +42,9 @@ def fused_parameter(laid: Laid, change: "Change", factors: "Factors") -> str:
 
     def fits(module: str) -> bool:
         found = parameter_of(module, laid.adapter.config)
-        return found is not None and any(_holds(part, change.weight) for part, _, _ in our_parts(found, laid.family))
+        return found is not None and any(
+            _holds(part.weight, change.weight) for part in our_parts(found, laid.family)
+        )
 
     return str(parameter_of(_spelled(laid, factors.a, fits), laid.adapter.config))
 
@@ -64,12 +66,22 @@ def _is_of(laid: Laid, module: str, weight: str) -> bool:
     return weight in {our_name(module, laid.family), our_name(f"{module}.weight", laid.family)}
 
 
+def fused_parts(laid: Laid, change: "Change", factors: "Factors") -> "list[Part]":
+    """The parts of a fused parameter, in order."""
+    parts = our_parts(fused_parameter(laid, change, factors), laid.family)
+    return sorted(parts, key=lambda part: part.index)
+
+
 def fused_weights(laid: Laid, change: "Change", factors: "Factors") -> list[tuple[str, ...]]:
     """Our names of the weights in a fused parameter: of each expert its parts, in order."""
-    parts = our_parts(fused_parameter(laid, change, factors), laid.family)
-    templates = [name for name, _, _ in sorted(parts, key=lambda part: part[1])]
+    templates = [part.weight for part in fused_parts(laid, change, factors)]
     count = factors.expert.count if factors.expert else 0
     return [tuple(name.replace("{e}", str(expert)) for name in templates) for expert in range(count)]
+
+
+def is_conv1d(laid: Laid, module: str) -> bool:
+    """Whether a module, in PEFT's form, holds its weight turned over."""
+    return is_turned(f"{module}.weight", laid.family)
 
 
 def _holds(template: str, weight: str) -> bool:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import MergeError
 from exporter.merge.experts import LAYOUTS
 from exporter.merge.skeleton import NAME, PREFIX, WITNESS, around, nothing, quietly, saved
-from exporter.merge_check.laid import Laid, fused_parameter, fused_weights, module_of
+from exporter.merge_check.laid import Laid, fused_parameter, fused_parts, fused_weights, is_conv1d, module_of
 
 if TYPE_CHECKING:
     import torch
 
-    from exporter.merge.values import Change, Factors
+    from exporter.merge.values import Change, Factors, Part
     from exporter.run import Adapter
 
 Weights = Mapping[str, "torch.Tensor"]
@@ -44,9 +44,14 @@ def _made_by(laid: Laid, weight: str) -> "Change":
 
 
 def in_double(laid: Laid, weight: str) -> bool:
-    """Whether PEFT's layer is made in float64: DoRA on an embedding, whose lengths are sums over all tokens."""
+    """Whether PEFT's layer is made in float64: DoRA whose lengths are sums over a stored matrix's first axis.
+
+    That is an embedding's tokens, or a Conv1D's inputs: in float32 PEFT adds them one by one.
+    """
     factors = laid.layer.changes.by_weight[weight].factors
-    return factors is not None and factors.turned and factors.magnitude is not None
+    if factors is None or factors.magnitude is None:
+        return False
+    return factors.turned or is_conv1d(laid, module_of(laid, factors.a, weight))
 
 
 def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
@@ -89,7 +94,9 @@ def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -
     config = _config(laid.adapter)
     config.target_modules = {module}
     bias = before[name].clone() if added is not None else None
-    model = _wrapped(module, around(module, base.double() if in_double(laid, weight) else base.clone(), bias), config)
+    turned = is_conv1d(laid, module)
+    base = base.double() if in_double(laid, weight) else base.clone()
+    model = _wrapped(module, around(module, base, bias, turned=turned), config)
     form = "lora_embedding_{}" if factors.turned else "lora_{}.weight"
     tensors = {form.format("A"): factors.a, form.format("B"): factors.b, "lora_magnitude_vector": factors.magnitude}
     tensors |= {"lora_B.bias": added.vector if added else None}
@@ -97,7 +104,8 @@ def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -
     layer.scale_layer(laid.layer.weight)
     layer.merge(safe_merge=False)
     done = layer.get_base_layer()
-    made = {weight: done.weight.detach().float()}
+    finished = done.weight.detach().float()
+    made = {weight: finished.T if turned else finished}
     return made | ({name: done.bias.detach()} if added is not None else {})
 
 
@@ -106,22 +114,37 @@ def _experts(laid: Laid, change: "Change", factors: "Factors", before: Weights) 
     import torch  # noqa: PLC0415  (slow to import)
 
     module, _, parameter = fused_parameter(laid, change, factors).rpartition(".")
-    parts = fused_weights(laid, change, factors)
+    names, part = fused_weights(laid, change, factors), fused_parts(laid, change, factors)[0]
     holder = torch.nn.Module()
-    stack = torch.stack([torch.cat([before[name] for name in expert]) for expert in parts])
+    stack = torch.stack([_joined([before[name] for name in expert], part) for expert in names])
     holder.register_parameter(parameter, torch.nn.Parameter(stack, requires_grad=False))
+    holder.is_transposed = part.turned is True and not factors.turned  # as transformers marks its own
     config = _config(laid.adapter)
     config.target_modules, config.target_parameters = [], [f"{module}.{parameter}"]
-    a, b = _as_peft_packs(laid.tensor(factors.a), laid.tensor(factors.b), factors)
+    a, b = _as_peft_packs(laid.tensor(factors.a), laid.tensor(factors.b), factors, as_stored=part.turned is True)
     layer = _loaded(_wrapped(module, holder, config), module, {"lora_A.weight": a, "lora_B.weight": b})
     layer.scale_layer(laid.layer.weight)
     layer.merge(safe_merge=False)
     done = getattr(layer.get_base_layer(), parameter).detach()
     return {
         name: rows
-        for expert, matrix in zip(parts, done, strict=True)
-        for name, rows in zip(expert, matrix.chunk(len(expert)), strict=True)
+        for expert, matrix in zip(names, done, strict=True)
+        for name, rows in zip(expert, _apart(matrix, len(expert), part), strict=True)
     }
+
+
+def _joined(matrices: "list[torch.Tensor]", part: "Part") -> "torch.Tensor":
+    """One expert's weights as the fused parameter holds them."""
+    import torch  # noqa: PLC0415
+
+    rows = torch.stack(matrices, dim=1).flatten(0, 1) if part.mixed else torch.cat(matrices)
+    return rows.T if part.turned else rows
+
+
+def _apart(matrix: "torch.Tensor", count: int, part: "Part") -> "list[torch.Tensor]":
+    """One expert's weights out of the fused parameter."""
+    rows = matrix.T if part.turned else matrix
+    return [rows[k::count] for k in range(count)] if part.mixed else list(rows.chunk(count))
 
 
 def remade(laid: Laid, weight: str) -> str:
@@ -130,20 +153,24 @@ def remade(laid: Laid, weight: str) -> str:
     if factors is None or factors.expert is None:
         return ""
     packed = f"lora_B was {LAYOUTS[1]}, PEFT was given it as {LAYOUTS[0]}" if factors.expert.grouped else ""
-    turned = "lora_A and lora_B were exchanged, as PEFT has them since 0.19" if factors.turned else ""
+    upright = fused_parts(laid, laid.layer.changes.by_weight[weight], factors)[0].turned is not True
+    turned = "lora_A and lora_B were exchanged, as PEFT has them since 0.19" if factors.turned and upright else ""
     return "; ".join(filter(None, (packed, turned)))
 
 
-def _as_peft_packs(a: "torch.Tensor", b: "torch.Tensor", factors: "Factors") -> tuple["torch.Tensor", "torch.Tensor"]:
+def _as_peft_packs(
+    a: "torch.Tensor", b: "torch.Tensor", factors: "Factors", *, as_stored: bool
+) -> tuple["torch.Tensor", "torch.Tensor"]:
     """A pair over all experts as the installed PEFT packs it: A is (experts, rank, columns), B (rows, rank, experts).
 
-    B may be (rows, experts, rank) in the file, and each may have the other's side, as before PEFT 0.19.
+    B may be (rows, experts, rank) in the file, and each may have the other's side, as before PEFT 0.19: then they are
+    exchanged, unless ``as_stored``.
     """
     count = factors.expert.count if factors.expert else 1
     by_expert = a.reshape(count, -1, a.shape[1])
     if factors.expert and factors.expert.grouped:
         b = b.reshape(len(b), count, -1).transpose(1, 2).reshape(b.shape)
-    if not factors.turned:
+    if as_stored or not factors.turned:
         return a, b.contiguous()
     columns = b.reshape(len(b), -1, count).permute(2, 1, 0)
     return columns.reshape(len(a), -1).contiguous(), by_expert.permute(2, 1, 0).reshape(a.shape[1], -1).contiguous()

@@ -1,6 +1,18 @@
 """Family, profiles and shapes become a list of jobs. No tensor is read; what does not fit is refused."""
 
 from exporter.plan.build import Wishes, build
-from exporter.plan.values import Fallback, Job, Output, Plan, Steps, Value, row_bytes
+from exporter.plan.values import Fallback, Job, Output, Plan, ProjectorPlan, Steps, Value, Written, row_bytes
 
-__all__ = ["Fallback", "Job", "Output", "Plan", "Steps", "Value", "Wishes", "build", "row_bytes"]
+__all__ = [
+    "Fallback",
+    "Job",
+    "Output",
+    "Plan",
+    "ProjectorPlan",
+    "Steps",
+    "Value",
+    "Wishes",
+    "Written",
+    "build",
+    "row_bytes",
+]

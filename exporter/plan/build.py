@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, cast
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import PlanError
 from exporter.header import header
+from exporter.plan.jobs import placed, size
 from exporter.plan.metadata import Identity, general, identify, of_model
+from exporter.plan.projector import of_text, plan_projector
 from exporter.plan.tensors import Tensor, lay_out
-from exporter.plan.values import Job, Output, Plan, Value, padded, row_bytes
+from exporter.plan.values import Job, Output, Plan, Value, padded
 from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
 from exporter.tokenizer import count_tokens, find_tokenizer_files, read_files, read_tokenizer
 from exporter.tokenizer.made import with_tokenizer_json
@@ -42,7 +44,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         source: the finished weights, of which only names, shapes and stored types are asked.
         wishes: what is to happen beside.
     """
-    shapes = source.shapes()
+    shapes = of_text(run, every := source.shapes())
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors, zeros = lay_out(run.family, config, shapes)
     ledger = _vocabulary(run, source, files := read_files(run.tokenizer_files))
@@ -53,7 +55,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     model = of_model(run.family, config)
     facts, sizes = _facts(run.family.arch, model, tensors), {tensor.name: tensor.shape for tensor in tensors}
     choices = [choose_types(profile, sizes, facts) for profile in everything]
-    jobs = _jobs(tensors, choices)
+    jobs = placed(tensors, choices)
     identity = identify(run, tensors)
     metadata = general(identity, run) | model | dict(tokenizer.metadata)
     outputs = [_output(k, profile, choices[k], (jobs, identity, metadata)) for k, profile in enumerate(everything)]
@@ -68,9 +70,10 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         zeros=zeros,
         left_out=source.left_out,
         notes=(*run.notes, *source.notes, *_head_note(run, source)),
-        warnings=(*run.warnings, *tokenizer.warnings),
+        warnings=(*run.warnings, *tokenizer.warnings, *(run.vision.warnings if run.vision else ())),
         tokenizer=tokenizer,
         vocabulary=ledger,
+        projector=plan_projector(run, identity, every) if run.vision else None,
     )
     return plan if wishes.fallbacks else _without_fallbacks(plan)
 
@@ -126,32 +129,6 @@ def _first(value: Value) -> int:
     return int(cast("int", value[0] if isinstance(value, tuple) else value))
 
 
-def _jobs(tensors: Sequence[Tensor], choices: Sequence[Mapping[str, Choice]]) -> tuple[Job, ...]:
-    """The tensors with their types, one after another in each output, each padded."""
-    ends = [0] * len(choices)
-    jobs = []
-    for tensor in tensors:
-        types = tuple(chosen[tensor.name].type for chosen in choices)
-        jobs.append(
-            Job(
-                tensor=tensor.name,
-                shape=tensor.shape,
-                sources=tensor.sources,
-                types=types,
-                offsets=tuple(ends),
-                steps=tensor.steps,
-                values=tensor.values,
-            )
-        )
-        ends = [end + padded(size(jobs[-1], kind)) for end, kind in zip(ends, types, strict=True)]
-    return tuple(jobs)
-
-
-def size(job: Job, kind: str) -> int:
-    """Bytes of a job's tensor in a type."""
-    return job.weights // job.shape[-1] * row_bytes(kind, job.shape[-1])
-
-
 def _output(
     k: int,
     profile: Profile,
@@ -168,7 +145,7 @@ def _output(
         metadata=metadata,
         choices=choices,
         data_bytes=sum(padded(one) for one in sizes),
-        header_bytes=len(header(metadata, [(job.tensor, job.shape, job.types[k]) for job in jobs])),
+        header_bytes=len(header(metadata, [(job.tensor, job.axes or job.shape, job.types[k]) for job in jobs])),
         tensor_bytes=sum(sizes),
     )
 

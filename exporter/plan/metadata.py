@@ -40,9 +40,16 @@ class Identity:
 
     def file(self, level: str) -> str:
         """The file's name at a level."""
+        return self._named(level, self.size_label)
+
+    def projector(self, level: str) -> str:
+        """The name of the projector's file, as llama.cpp's converter makes it: without a size."""
+        return "mmproj-" + self._named(level, None)
+
+    def _named(self, level: str, size: str | None) -> str:
         from gguf.utility import naming_convention  # noqa: PLC0415  (slow to import)
 
-        stem = naming_convention(self.name, self.basename, self.finetune, self.version, self.size_label, level)
+        stem = naming_convention(self.name, self.basename, self.finetune, self.version, size, level)
         return re.sub(r"[^\w.+-]", "-", str(stem)) + ".gguf"
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def check_shapes(tensors: "Sequence[Tensor]", family: Family, config: Config) -> None:
     """PlanError where a tensor is not as large as config.json says."""
-    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
-    usual = _expected_shapes(config, rows)
+    rows = next((tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight"), None)
+    usual = {} if rows is None else _expected_shapes(config, rows)
     for tensor in tensors:
-        found = re.match(r"blk\.(\d+)\.", tensor.name)
+        found = re.match(r"(?:v\.)?blk\.(\d+)\.", tensor.name)
         layer, name = (int(found[1]), tensor.name[found.end() :]) if found else (0, tensor.name)
         size = _own(family.shapes[name], config, layer) if name in family.shapes else usual.get(name)
         if size is not None and tensor.shape != size:

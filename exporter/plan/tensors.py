@@ -23,6 +23,7 @@ class Tensor:
     sources: tuple[str, ...] = ()
     steps: Steps = STEPS
     values: tuple[float, ...] = ()
+    axes: tuple[int, ...] = ()
 
 
 def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
@@ -68,7 +69,7 @@ def _check_counts(family: Family, config: Config, shapes: Shapes) -> None:
 
 def block(name: str) -> int:
     """A tensor's layer; -1 for those outside the layers."""
-    match = re.match(r"blk\.(\d+)\.", name)
+    match = re.match(r"(?:v\.)?blk\.(\d+)\.", name)
     return int(match[1]) if match else -1
 
 
@@ -101,10 +102,11 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
             )
         try:
             steps, made = _steps(row, config, shape)
+            axes = _axes(row, config, made)
         except ValueError as error:
             raise PlanError(f"{sources[0]} is {list(shape)}: {error}. config.json is another model's.") from error
         stacked = (len(sources), *made) if "{e}" in row.source else made
-        yield Tensor(name.replace("{i}", str(layer)), stacked, sources, steps)
+        yield Tensor(name.replace("{i}", str(layer)), stacked, sources, steps, axes=axes)
 
 
 def _layers(name: str, row: Row, config: Config, shapes: Shapes) -> Sequence[int]:
@@ -140,6 +142,14 @@ def _steps(row: Row, config: Config, shape: tuple[int, ...]) -> tuple[Steps, tup
     unit = row.unit is not None and bool(config[row.unit])
     vectors = "{e}" in row.source and len(shape) == 1
     return Steps(height, taken, across, heads, row.minus_exp, row.add, row.transposed, unit, vectors), made
+
+
+def _axes(row: Row, config: Config, made: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the file says, where it is another; ValueError where it has not as many numbers."""
+    axes = tuple(cast("int", config[axis]) if isinstance(axis, str) else axis for axis in row.axes)
+    if axes and prod(axes) != prod(made):
+        raise ValueError(f"{prod(made)} numbers are not {' x '.join(map(str, axes))}")
+    return axes
 
 
 def count(spans: Iterable[Span]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -59,6 +60,8 @@ class Job:
     steps: Steps = STEPS
     values: tuple[float, ...] = ()
     """The vector itself where there is no source."""
+    axes: tuple[int, ...] = ()
+    """The shape that the file says where it is another; empty: ``shape``."""
 
     @property
     def weights(self) -> int:
@@ -98,6 +101,45 @@ class Output:
         return self.header_bytes + self.data_bytes
 
 
+class Written(Protocol):
+    """What is written: jobs, and the files they go to."""
+
+    @property
+    def jobs(self) -> "tuple[Job, ...]":
+        """The tensors, in order."""
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The files."""
+
+    @property
+    def zeros(self) -> tuple[str, ...]:
+        """Our names of the weights that are not written, and must hold zeros alone."""
+
+
+@dataclass(frozen=True)
+class ProjectorPlan:
+    """Every decision about a projector's file."""
+
+    jobs: tuple[Job, ...]
+    output: Output
+    warnings: tuple[str, ...]
+    zeros: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The one file."""
+        return (self.output,)
+
+    @property
+    def types(self) -> dict[str, int]:
+        """How many weights have each type."""
+        counts: dict[str, int] = {}
+        for job in self.jobs:
+            counts[job.types[0]] = counts.get(job.types[0], 0) + job.weights
+        return counts
+
+
 @dataclass(frozen=True)
 class Plan:
     """Every decision of an export, before a weight is read."""
@@ -119,6 +161,8 @@ class Plan:
     warnings: tuple[str, ...]
     tokenizer: Tokenizer = field(repr=False)
     vocabulary: Ledger = field(repr=False)
+    projector: ProjectorPlan | None = None
+    """The projector's file, where one was asked for."""
 
     def output(self, level: str) -> Output:
         """The output of a level."""

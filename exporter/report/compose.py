@@ -110,6 +110,22 @@ def level_block(plan: "Plan", k: int, sha256: str) -> Fields:
     }
 
 
+def projector_fields(plan: "Plan", hashes: Sequence[str]) -> Fields:
+    """The projector's file, where one was written, with its hash."""
+    if plan.projector is None:
+        return {}
+    output = plan.projector.output
+    return {
+        "projector": {
+            "quant": output.level,
+            "file": output.file,
+            "bytes": output.bytes,
+            "sha256": hashes[0],
+            "types": plan.projector.types,
+        }
+    }
+
+
 def finished(fields: Fields) -> Document:
     """The fields as a document, with a warning where few windows were measured while any level's figures stand."""
     on = fields.get("measured_on")

@@ -124,7 +124,7 @@ def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
     if kept:
         commands: Any = earlier.get("earlier_commands") or []
         fields["earlier_commands"] = [*commands, earlier["command"]]
-    for key in ("measured_on", "reference"):
+    for key in ("measured_on", "reference", "projector"):
         if fields.get(key) is None and earlier.get(key) is not None:
             fields[key] = earlier.get(key)
     return fields

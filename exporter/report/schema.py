@@ -242,6 +242,16 @@ class Level(TypedDict):
     error: NotRequired[str | None]
 
 
+class ProjectorFile(TypedDict):
+    """The file of vision tower and projector, beside the text model's; ``types`` counts weights."""
+
+    quant: str
+    file: str
+    bytes: int
+    sha256: str
+    types: dict[str, int]
+
+
 class Document(TypedDict):
     """The whole of report.json. ``run`` and ``merge`` are missing where files were measured without an export."""
 
@@ -256,5 +266,6 @@ class Document(TypedDict):
     checks: NotRequired[list[Check] | None]
     measured_on: NotRequired[MeasuredOn | None]
     reference: NotRequired[Reference | None]
+    projector: NotRequired[ProjectorFile | None]
     levels: list[Level]
     warnings: NotRequired[list[str] | None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.config import read_json
 from exporter.errors import RunError
-from exporter.run.folder import has_model
+from exporter.run.folder import config_file, has_model, is_native
 from exporter.run.hub import HUB_ID, cached_spelling, expanded, in_cache, is_folder, resolve
 from exporter.run.traces import Traces
 from exporter.run.values import Adapter
@@ -79,10 +79,20 @@ def find_base(adapter: Adapter, traces: Traces, given: tuple[str | None, str | N
     if not has_model(folder):
         found = "an adapter" if (folder / "adapter_config.json").exists() else "no config.json with weights"
         raise RunError(f"{folder}: the base model's folder holds {found}. Give the whole model with --base DIR_OR_ID.")
+    require_hugging_face(folder)
     if not override:
         _check_one(adapter.folder, named, folder)
     shown = folder.name if Path(name).is_absolute() or name.startswith(".") else source or name
     return Base(shown, folder, found_by, _notes(name, source, found_by, told))
+
+
+def require_hugging_face(base: Path) -> None:
+    """RunError for a base in Mistral's own format: PEFT trains on transformers' rows, which are in another order."""
+    if is_native(base):
+        raise RunError(
+            f"{base}: holds the base in Mistral's own format (params.json, consolidated*.safetensors), and the adapter "
+            "was trained on Hugging Face's, whose rows are in another order. Give that one with --base DIR_OR_ID."
+        )
 
 
 def _named(adapter: Adapter, traces: Traces) -> Sequence[tuple[str, str]]:
@@ -146,7 +156,12 @@ def _check_one(run: Path, named: Sequence[tuple[str, str]], folder: Path) -> Non
 
 
 def check_bases(run: Path, found: Base, more: Sequence[Adapter]) -> None:
-    """RunError where an adapter on top names another base than the run's; one that names none is taken."""
+    """RunError where an adapter on top names another base than the run's, or the run is of Mistral's own format.
+
+    One that names none is taken.
+    """
+    if more:
+        require_hugging_face(found.folder)
     for adapter in more:
         name = adapter.config.get("base_model_name_or_path")
         if isinstance(name, str) and name:
@@ -168,7 +183,7 @@ def _hint(adapter: Adapter, name: str, run: Path) -> str:
     expected = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     for place in dict.fromkeys((run.parent, adapter.folder.parent)) if last.strip(".") else ():
         if is_folder(place / last) and has_model(place / last):
-            architectures = read_json(place / last / "config.json").get("architectures")
+            architectures = read_json(config_file(place / last)).get("architectures")
             if expected is None or (isinstance(architectures, list) and expected in architectures):
                 return f" A model of that name lies beside the run: if it is that one, --base {place / last}."
     return ""

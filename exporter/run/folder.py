@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from exporter.config import read_json
+from exporter.config import PARAMS, read_json
 from exporter.errors import RunError
 from exporter.run.shards import recovery
 
@@ -13,6 +13,8 @@ STEPS = (r"checkpoint-\d+", r"epoch_\d+", r"global_steps?_\d+")
 """Folders of one state of a run: the Trainer's and what is built on it; torchtune's; verl's."""
 INNER = ("actor/lora_adapter", "lora_adapter", "actor/huggingface", "huggingface")
 """Where verl keeps an adapter or a model beside its shards: what can be read as it is comes first."""
+NATIVE = "consolidated*.safetensors"
+"""The weights of Mistral's own format."""
 
 
 def weights_folder(given: Path) -> tuple[Path, tuple[str, ...]]:
@@ -32,7 +34,8 @@ def weights_folder(given: Path) -> tuple[Path, tuple[str, ...]]:
         advice = recovery(chosen)
         raise RunError(
             f"{chosen}: holds neither adapter_config.json (an adapter), nor config.json with weights (a model), nor "
-            f"checkpoint-N folders. Found: {', '.join(sorted(p.name for p in chosen.iterdir())[:8]) or 'nothing'}."
+            f"{PARAMS} with consolidated*.safetensors (one in Mistral's own format), nor checkpoint-N folders. "
+            f"Found: {', '.join(sorted(p.name for p in chosen.iterdir())[:8]) or 'nothing'}."
             + (f" {advice}" if advice else "")
         )
     which = "best checkpoint by trainer_state.json" if best else "last checkpoint"
@@ -62,9 +65,24 @@ def _best_checkpoint(given: Path, last: Path) -> str | None:
 
 
 def has_model(folder: Path) -> bool:
-    """Whether a folder holds a whole model: its configuration and weights (FSDP's own files are none)."""
+    """Whether a folder holds a whole model: its configuration and weights."""
+    return _has_hugging_face(folder) or is_native(folder)
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder's model is there in Mistral's own format only; beside the other one it is not read."""
+    return (folder / PARAMS).exists() and any(folder.glob(NATIVE)) and not _has_hugging_face(folder)
+
+
+def config_file(folder: Path) -> Path:
+    """The file that says what model a folder holds."""
+    return folder / (PARAMS if is_native(folder) else "config.json")
+
+
+def _has_hugging_face(folder: Path) -> bool:
+    """Whether a folder holds config.json and weights beside it (FSDP's own files are none, nor are Mistral's)."""
     weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin"), *folder.glob("*.index.json")]
-    whole = [file for file in weights if not file.name.startswith("pytorch_model_fsdp")]
+    whole = [file for file in weights if not file.name.startswith(("pytorch_model_fsdp", "consolidated"))]
     return (folder / "config.json").exists() and bool(whole)
 
 
@@ -72,14 +90,15 @@ def holds_all(folder: Path) -> bool:
     """Whether a Hub repository's folder, or a checkpoint in it, holds an adapter's weights or all of a model's."""
     return any(
         ((place / "adapter_config.json").exists() and any((place / name).exists() for name in ADAPTER_FILES))
-        or ((place / "config.json").exists() and _has_all_weights(place))
+        or (config_file(place).exists() and _has_all_weights(place))
         for place in (folder, *folder.glob("checkpoint-*"))
     )
 
 
 def _has_all_weights(folder: Path) -> bool:
     """Whether all files of a model's weights are there: by its index, or by the numbers in their names."""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+    hugging_face = (("model", "safetensors"), ("pytorch_model", "bin"))
+    for stem, suffix in (("consolidated", "safetensors"),) if is_native(folder) else hugging_face:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.exists():
             places = read_json(index).get("weight_map")

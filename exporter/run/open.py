@@ -1,6 +1,6 @@
 """A run is opened: its weights' folder, its adapter, what the trainer left, its base, its family."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -11,11 +11,11 @@ from exporter.config import complete, read_config
 from exporter.errors import RunError
 from exporter.run.adapter import more_adapters, own_adapter, replication
 from exporter.run.base import Base, check_bases, find_base
-from exporter.run.folder import places, weights_folder
+from exporter.run.folder import NATIVE, config_file, places, weights_folder
 from exporter.run.four_bit import lay_over
 from exporter.run.hub import expanded, is_folder, resolve
 from exporter.run.traces import read_traces
-from exporter.run.values import Asked, Run
+from exporter.run.values import Adapter, Asked, Run
 from exporter.tokenizer.files import find_tokenizer_files
 from exporter.tokenizer.made import with_tokenizer_json
 
@@ -35,10 +35,7 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
     found = find_base(own[0], traces, (base, asked.get("base_revision")), given) if own else itself
     if base is None:
         check_bases(given, found, more)
-    stored = read_config(found.folder / "config.json")
-    layers = replication([*own, *more], stored.get("num_hidden_layers"))
-    family = _family(stored, found.folder)
-    config, warnings = complete(_with_layers(stored, layers, found.folder), family, found.folder / "config.json")
+    family, config, warnings, layers = _described(found.folder, [*own, *more])
     run = Run(
         path=named,
         folder=folder,
@@ -52,7 +49,7 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
         tokenizer_files=with_tokenizer_json(
             find_tokenizer_files(folder if (folder / "tokenizer.json").exists() else given, found.folder)
         ),
-        notes=(*notes, *found.notes, *traces.notes),
+        notes=(*notes, *found.notes, *_beside(found.folder), *traces.notes),
         warnings=warnings,
         trainer_from=traces.trainer_from,
         dataset=traces.dataset,
@@ -62,6 +59,23 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
         layers=layers,
     )
     return lay_over(run, asked.get("qlora_base", "full"))
+
+
+def _described(
+    folder: Path, adapters: Sequence[Adapter]
+) -> tuple[Family, dict[str, object], tuple[str, ...], tuple[int, ...] | None]:
+    """The family of a model, its config with warnings, and which layers adapters make of it."""
+    file = config_file(folder)
+    stored = read_config(file)
+    layers = replication(adapters, stored.get("num_hidden_layers"))
+    family = _family(stored, folder)
+    return family, *complete(_with_layers(stored, layers, folder), family, file), layers
+
+
+def _beside(folder: Path) -> tuple[str, ...]:
+    """A note where a model lies in a folder twice."""
+    twice = config_file(folder).name == "config.json" and any(folder.glob(NATIVE))
+    return (f"{NATIVE}, the model in Mistral's own format, is not read: config.json's weights are",) if twice else ()
 
 
 def _with_layers(config: Mapping[str, object], layers: tuple[int, ...] | None, where: Path) -> dict[str, object]:

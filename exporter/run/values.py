@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from converters.spec import Config, Family
+from converters.spec import Config, Family, Projector
 
 NOT_A_NAME = re.compile(
     r"checkpoint-\d+|epoch_\d+|global_step_\d+|actor|huggingface|lora_adapter|adapter|lora|merged|outputs?|final|run|model",
@@ -93,6 +93,16 @@ class FourBit:
 
 
 @dataclass(frozen=True)
+class Vision:
+    """A projector that is to be written too: at what level, by which table, with what config."""
+
+    level: str
+    projector: Projector
+    config: Config
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """A training run, or a plain checkpoint: everything that is known before a tensor is read."""
 
@@ -127,6 +137,24 @@ class Run:
     """How the base was quantized for training; None where nothing says that it was, and nobody asked."""
     qlora_base: str = "full"
     """What the adapter is laid over: ``full``, the base as stored, or ``nf4``, rounded as ``four_bit`` says."""
+
+    vision: Vision | None = None
+    """The projector that was asked for too."""
+
+    @property
+    def names(self) -> Family:
+        """By whose rows and layouts the weights are named: the family's, with the projector's where that is written."""
+        if self.vision is None:
+            return self.family
+        table, parts = self.vision.projector.table, self.vision.projector.parts
+        kept = {part: starts for part, starts in self.family.left_out.items() if part not in parts}
+        return replace(
+            self.family,
+            tensors={**self.family.tensors, **table.tensors},
+            layouts={**self.family.layouts, **table.layouts},
+            left_out={**kept, **table.left_out},
+            dropped=(*self.family.dropped, *table.dropped),
+        )
 
     @property
     def rounded(self) -> str | None:

@@ -21,8 +21,8 @@ from exporter.merge import (
     share_origin,
 )
 from exporter.source.checkpoint import open_checkpoint
-from exporter.source.files import open_file, open_model
-from exporter.source.names import our_name, our_parts
+from exporter.source.files import TensorFiles, open_file, open_model
+from exporter.source.names import is_turned, our_name, our_parts, turned_copies
 from exporter.source.qlora import comparison_fields, round_trip
 from exporter.source.quantized import dequantized
 from exporter.source.replicated import Replicated
@@ -43,7 +43,7 @@ def open_source(run: "Run") -> Merged:
     SourceError for files that are incomplete or tensors without a place; MergeError for an adapter that does not fit.
     """
     files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
-    stored = round_trip(open_checkpoint(files, run.family, str(run.base)), run)
+    stored = round_trip(open_checkpoint(files, run.names, str(run.base)), run)
     base = stored if run.layers is None else Replicated(stored, run.layers)
     if EMBEDDING not in base.shapes():
         raise SourceError(
@@ -87,15 +87,17 @@ def _given_layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) ->
 
 def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Layer":
     """One adapter, checked against the base."""
-    tensors = open_file(adapter.weights, integers=adapter.config.get("peft_type") not in KINDS)
+    stored = open_file(adapter.weights, integers=adapter.config.get("peft_type") not in KINDS)
+    tensors = TensorFiles(stored.tensors, turned_copies(stored.tensors, run.names))
     shapes = {name: stored.shape for name, stored in tensors.tensors.items()}
     given = Given(
         adapter.config,
         shapes,
         adapter.weights,
         base.shapes(),
-        spell=lambda name: our_name(name, run.family),
-        split=lambda name: our_parts(name, run.family),
+        spell=lambda name: our_name(name, run.names),
+        split=lambda name: our_parts(name, run.names),
+        turned=lambda name: is_turned(name, run.names),
         packing=packing(adapter.config, run.packing, run.trainer),
     )
     layer = read_layer(given, tensors, adapter.weight)

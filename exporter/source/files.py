@@ -5,8 +5,8 @@ import os
 import pickle
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,11 @@ class Stored:
 class TensorFiles:
     """The tensors of a model or adapter folder, by stored name. Holds its files open, mapped into memory."""
 
-    def __init__(self, tensors: Mapping[str, Stored]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, Stored], turned: Collection[str] = ()) -> None:
+        """``turned`` are matrices that are given turned over: their columns as rows."""
+        over = {name: replace(tensors[name], shape=tensors[name].shape[::-1]) for name in turned}
+        self.tensors = {**tensors, **over}
+        self._turned = frozenset(turned)
         self._open: dict[Path, Any] = {}
 
     def files(self) -> list[Path]:
@@ -66,6 +69,12 @@ class TensorFiles:
 
     def take(self, name: str, index: Index) -> "torch.Tensor":
         """A part of a tensor, all of it without an index, in the type it is stored in."""
+        if name in self._turned:
+            rows, columns = (*index, slice(None), slice(None))[:2]
+            return self._take(name, (columns, rows)).T
+        return self._take(name, index)
+
+    def _take(self, name: str, index: Index) -> "torch.Tensor":
         file = self.tensors[name].file
         if file.suffix == ".bin":
             part: torch.Tensor = self._bin(file)[name][index]
@@ -89,7 +98,7 @@ class TensorFiles:
 
 def open_model(folder: Path) -> TensorFiles:
     """The tensors of a model folder. SourceError for a missing shard, a truncated file, or an index that disagrees."""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"), ("consolidated", "safetensors")):
         index = folder / f"{stem}.{suffix}.index.json"
         single = folder / f"{stem}.{suffix}"
         if index.exists():

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, View
 from exporter.errors import SourceError
+from exporter.merge.values import Part
 from exporter.source.files import FLOATS, Stored
 
+WRAPPERS = re.compile(r"\.(?:modules_to_save|original_module)(?:\.\w+(?=\.weight$))?|\.base_layer")
+"""What PEFT puts into the names of the copies that it saves."""
 MOST_EXPERTS = 2**16
 """More than any model has; so many names are made of one stored tensor."""
 
@@ -65,22 +68,47 @@ def our_name(stored: str, family: Family) -> str | None:
     name = rules.without_prefix(stored)
     for pattern, targets in rules.stored.items():
         match = pattern.fullmatch(name)
-        if match and isinstance(targets[0][1], str):
+        if match and not _of_experts(targets[0][1]):
             return _fill(targets[0][0], match)
     return name
 
 
-def our_parts(stored: str, family: Family) -> tuple[tuple[str, int, int], ...]:
-    """Our weights that a fused tensor of experts holds: a name with ``{e}``, which part of its rows, of how many."""
+def is_turned(stored: str, family: Family) -> bool:
+    """Whether a weight, as an adapter names it, is of a module that holds it turned over: (columns, rows)."""
+    rules = _Rules(family)
+    found = [form for pattern, forms in rules.stored.items() if pattern.fullmatch(rules.without_prefix(stored)) for _, form in forms]
+    return any(isinstance(form, View) and not form.experts and form.turned for form in found)
+
+
+def turned_copies(stored: Mapping[str, Stored], family: Family) -> tuple[str, ...]:
+    """The matrices of an adapter's file that are saved copies of weights which their modules hold turned over."""
+    if not any(isinstance(form, View) and not form.experts and form.turned for form in family.layouts.values()):
+        return ()
+    found = []
+    for name, tensor in stored.items():
+        parts = WRAPPERS.sub("", name).split(".")
+        matrix = len(tensor.shape) == len(("rows", "columns")) and parts[-1] == "weight"
+        if matrix and any(is_turned(".".join(parts[start:]), family) for start in range(len(parts))):
+            found.append(name)
+    return tuple(found)
+
+
+def our_parts(stored: str, family: Family) -> tuple[Part, ...]:
+    """Our weights that a fused tensor of experts holds."""
     rules = _Rules(family)
     name = rules.without_prefix(stored)
     for pattern, targets in rules.stored.items():
         match = pattern.fullmatch(name)
         if match:
-            # What PEFT does to fused experts that are stored turned over is not known here.
-            views = [(_fill(ours, match), form) for ours, form in targets if isinstance(form, View)]
-            return tuple((ours, form.part, form.of) for ours, form in views if not form.turned and form.width is None)
+            views = [(_fill(ours, match), form) for ours, form in targets if isinstance(form, View) and form.experts]
+            return tuple(
+                Part(ours, form.part, form.of, form.mixed, None if form.width else form.turned) for ours, form in views
+            )
     return ()
+
+
+def _of_experts(form: str | View) -> bool:
+    return isinstance(form, View) and form.experts
 
 
 class _Rules:
@@ -100,7 +128,7 @@ class _Rules:
                     stored = form.stored if isinstance(form, View) else form
                     self.stored.setdefault(_pattern(stored), []).append((ours, form))
         rows = [row for row in family.tensors.values() if not isinstance(row, Generated)]
-        sources = [row.source if isinstance(row, Row) else row for row in rows]
+        sources = {row.source if isinstance(row, Row) else row for row in rows} - _seen_otherwise(family)
         self._ours = [_pattern(source) for source in {EMBEDDING, HEAD, *sources}]
 
     def left_out(self, name: str) -> str | None:
@@ -135,6 +163,11 @@ class _Rules:
             f"{where}: the tensor {tensor.name} {list(tensor.shape)} has no place in this family. "
             "It is nothing that llama.cpp would use as it stands, so the model is not exported without it."
         )
+
+
+def _seen_otherwise(family: Family) -> set[str]:
+    """Our weights that are stored under our own name, but in another form."""
+    return {ours for ours, form in family.layouts.items() if isinstance(form, View) and form.stored == ours}
 
 
 def _placed(form: str | View, tensor: Stored, width: int) -> str | View:

@@ -91,7 +91,7 @@ def comparison_fields(
     if why is not None:
         return {"qlora": block | {"not_compared": why}}
     files = dequantized(open_model(run.base), run.config.get("quantization_config"), str(run.base))
-    base = open_checkpoint(files, run.family, str(run.base))
+    base = open_checkpoint(files, run.names, str(run.base))
     if not base.dtypes() <= set(FLOATS):
         return {}
     trip = RoundTrip(base, quantized(base.shapes(), run)[0], said)

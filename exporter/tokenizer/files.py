@@ -51,6 +51,9 @@ def find_tokenizer_files(run: Path, base: Path | None = None) -> dict[str, Path]
         core = CORE if folder == run or not own_core else ()
         templated = _has_template(found)
         found |= {name: folder / name for name in (*core, *LOOSE) if name not in found and (folder / name).is_file()}
+        if not set(found).intersection(("tokenizer.json", "tokenizer.model", "tekken.json")):
+            numbered = sorted(folder.glob("tokenizer.model.v*"))  # as Mistral has them
+            found |= {"tokenizer.model": numbered[-1]} if numbered else {}
         if not any(name.endswith(".tiktoken") for name in found):
             found |= {file.name: file for file in sorted(folder.glob("*.tiktoken"))[:1]}
         if not templated:

@@ -13,8 +13,11 @@ A file holds
 
 - `source`: SHA-256 of the canonical weights, and which converter it was;
 - `metadata`: for each key its GGUF type (`STRING[]` for an array) and its value, without the `general.*` names;
-- `tensors`, in the order of the file: `ne` (ggml's order, the row's width first), `type`, SHA-256 of the data, the
-  first and last four values and the sum, all of `--outtype f32`; under `bf16` type and SHA-256 of `--outtype bf16`;
+- `tensors`, in the order of the file: `ne` (ggml's order, the row's width first), `type`, SHA-256 of the data,
+  all of `--outtype f32`; under `bf16` type and SHA-256 of `--outtype bf16`;
+`projectors/NAME.json` is the same of the projector's file, of each model that has one: `--mmproj`, at f16, bf16 and
+q8_0, each tensor with `ne` and, for each level, type and SHA-256; the metadata is that of f16.
+
 - or, if the converter cannot read the layout, `failure`, its last words, and `same_as`, a model of equal weights;
   without that, the model in no layout: then its logits decide alone.
 """
@@ -33,9 +36,10 @@ import gguf
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny import GOLDEN, TINY, fingerprint, make, weights
+from tiny import GOLDEN, PROJECTORS, TINY, fingerprint, make, weights
 from tiny.values import Kind
 
+LEVELS = ("f16", "bf16", "q8_0")
 CONVERTER = "llama.cpp of llama-cpp-python 0.3.36, transformers 4.57.6"
 KEPT = {"general.architecture", "general.type", "general.file_type", "general.quantization_version"}
 # The converter knows a byte-level BPE by a hash over the whole vocabulary, so it cannot know a tiny one.
@@ -62,15 +66,15 @@ packed = BaichuanModel.modify_tensors
 def modified(self, data, name, bid):
     return (packed if "W_pack" in name else super(BaichuanModel, BaichuanModel).modify_tensors)(self, data, name, bid)
 BaichuanModel.modify_tensors = modified
-""",
+"""
 }
 
 
-def _convert(arguments: argparse.Namespace, name: str, folder: Path, kind: str) -> Path:
+def _convert(arguments: argparse.Namespace, name: str, folder: Path, kind: str, *more: str) -> Path:
     """Run the converter; the file it wrote, or CalledProcessError with its output."""
     out = folder / f"{kind}.gguf"
     command = [arguments.python, "-c", WRAPPER, str(arguments.source.resolve()), PRE.get(TINY[name].tokenizer, "none")]
-    command += [MENDED.get(TINY[name].architecture, ""), str(folder), "--outtype", kind, "--outfile", str(out)]
+    command += [MENDED.get(TINY[name].architecture, ""), str(folder), "--outtype", kind, "--outfile", str(out), *more]
     command += ["--no-mtp"] if TINY[name].architecture.startswith(WITHOUT_MTP) else []
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     return out
@@ -96,15 +100,11 @@ def _tensors(full: gguf.GGUFReader, half: gguf.GGUFReader) -> dict[str, Any]:
         sys.exit("the f32 and the bf16 file differ in their tensors")
     out: dict[str, Any] = {}
     for tensor in full.tensors:
-        values = [float(value) for value in tensor.data.reshape(-1)]
         other = others[tensor.name]
         out[tensor.name] = {
             "ne": [int(n) for n in tensor.shape],
             "type": tensor.tensor_type.name,
             "sha256": _digest(tensor.data),
-            "first": values[:4],
-            "last": values[-4:],
-            "sum": math.fsum(values),
             "bf16": {"type": other.tensor_type.name, "sha256": _digest(other.data)},
         }
     return out
@@ -121,6 +121,23 @@ def _record(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
             failure, twin = error.stderr.strip().splitlines()[-1], _twin(name)
             return head | {"failure": failure} | ({} if twin is None else {"same_as": twin})
         return head | {"metadata": _metadata(full), "tensors": _tensors(full, half)}
+
+
+def _projector(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
+    head: dict[str, Any] = {"source": {"sha256": fingerprint(weights(name)), "converter": CONVERTER}}
+    with tempfile.TemporaryDirectory() as place:
+        folder = make(name, Path(place) / name)
+        try:
+            files = {kind: gguf.GGUFReader(_convert(arguments, name, folder, kind, "--mmproj")) for kind in LEVELS}
+        except subprocess.CalledProcessError as error:
+            return head | {"failure": error.stderr.strip().splitlines()[-1], "same_as": _twin(name)}
+        rows = {tensor.name: {"ne": [int(n) for n in tensor.shape]} for tensor in files["f16"].tensors}
+        if not rows:  # it passes over names that it does not know
+            return head | {"failure": "a file of no tensors", "same_as": _twin(name)}
+        for kind, reader in files.items():
+            for tensor in reader.tensors:
+                rows[tensor.name][kind] = {"type": tensor.tensor_type.name, "sha256": _digest(tensor.data)}
+        return head | {"metadata": _metadata(files["f16"]), "tensors": rows}
 
 
 def _twin(name: str) -> str | None:
@@ -155,6 +172,10 @@ def main() -> None:
         document = _record(arguments, name)
         (GOLDEN / f"{name}.json").write_text(_text(document), encoding="utf-8")
         sys.stderr.write(f"{name}: {document.get('failure') or len(document['tensors'])}\n")
+        if TINY[name].processor is not None:
+            seen = _projector(arguments, name)
+            (PROJECTORS / f"{name}.json").write_text(_text(seen), encoding="utf-8")
+            sys.stderr.write(f"{name}, projector: {seen.get('failure') or len(seen['tensors'])}\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from .tokenizers import write_tokenizer
 from .values import Tiny
 from .weights import fingerprint, store, weights
 
-__all__ = ["GOLDEN", "TINY", "Tiny", "fingerprint", "golden", "make", "weights"]
+__all__ = ["GOLDEN", "PROJECTORS", "TINY", "Tiny", "fingerprint", "golden", "make", "weights"]
 
 GOLDEN = Path(__file__).resolve().parents[1] / "reference" / "golden"
+PROJECTORS = GOLDEN.parent / "projectors"
 
 
 def make(
@@ -41,18 +42,20 @@ def make(
     ids = {key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in text}
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    if tiny.processor is not None:
+        _write_json(folder / "preprocessor_config.json", tiny.processor)
     write_tokenizer(tiny.tokenizer, folder)
     _write_weights(name, folder, dtype, shards)
     return folder
 
 
-def golden(name: str) -> dict[str, Any]:
+def golden(name: str, folder: Path = GOLDEN) -> dict[str, Any]:
     """What llama.cpp's converter made of a tiny model; `reference/make_golden.py` explains the fields.
 
     Where the converter cannot read the model's layout, the result of the same weights in another layout.
     """
-    document: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    return golden(document["same_as"]) if "same_as" in document else document
+    document: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return golden(document["same_as"], folder) if "same_as" in document else document
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -35,6 +35,7 @@ class Tiny:
             only the order of sums may differ.
         faults: metadata of our files that differs from llama.cpp's converter's: key -> (type, value), or None where
             only the converter writes the key; each with the reason beside it.
+        processor: `preprocessor_config.json`, of a model whose projector is exported.
         wrong: tensors of which the converter's shape, type or values are not right, each with the reason beside it.
     """
 
@@ -52,3 +53,4 @@ class Tiny:
     bound: float | None = None
     faults: Mapping[str, tuple[str, Any] | None] = field(default_factory=dict, hash=False)
     wrong: tuple[str, ...] = ()
+    processor: Mapping[str, Any] | None = field(default=None, hash=False)

@@ -131,6 +131,8 @@ GEMMA3_VISION: Config = {
     "initializer_range": 0.02,
     "eos_token_id": [1, 107],
 }
+# Means and deviations of their own, so that nothing passes by a default of llama.cpp's.
+SIGLIP: Config = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7], "image_seq_length": 4}
 
 
 def _llama(tokenizer: Kind = "spm", **changes: object) -> Tiny:
@@ -164,9 +166,9 @@ MODELS: dict[str, Tiny] = {
     "gemma2": Tiny("Gemma2ForCausalLM", GEMMA2, "gemma", faults=TURN_ENDS),
     "gemma3": Tiny("Gemma3ForCausalLM", GEMMA3 | {"rope_scaling": None}, "gemma", faults=TURN_ENDS),
     "gemma3-vision": Tiny(
-        "Gemma3ForConditionalGeneration", GEMMA3_VISION, "gemma-image", "vision-v4", faults=TURN_ENDS
+        "Gemma3ForConditionalGeneration", GEMMA3_VISION, "gemma-image", "vision-v4", faults=TURN_ENDS, processor=SIGLIP
     ),
     "gemma3-vision-v5": Tiny(
-        "Gemma3ForConditionalGeneration", GEMMA3_VISION, "gemma-image", "vision-v5", faults=TURN_ENDS
+        "Gemma3ForConditionalGeneration", GEMMA3_VISION, "gemma-image", "vision-v5", faults=TURN_ENDS, processor=SIGLIP
     ),
 }

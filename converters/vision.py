@@ -1,0 +1,45 @@
+"""What projectors share: the keys of a vision tower, and how llama.cpp prepares an image for it."""
+
+from converters.spec import Field, Required
+from converters.spec.derive import Derive, constant
+from converters.spec.images import channels
+
+PROJECTOR = "clip"
+TOWER: dict[str, str | Field] = {
+    "has_vision_encoder": "yes",
+    "projector_type": "projector_type",
+    "vision.projection_dim": "text_hidden_size",
+    "vision.image_size": "image_size",
+    "vision.patch_size": "patch_size",
+    "vision.embedding_length": "hidden_size",
+    "vision.feed_forward_length": "intermediate_size",
+    "vision.block_count": "num_hidden_layers",
+    "vision.attention.head_count": "num_attention_heads",
+    "vision.attention.layer_norm_epsilon": "layer_norm_eps",
+    "vision.image_mean": "image_mean",
+    "vision.image_std": "image_std",
+}
+GELU: dict[str, str | Field] = {"use_gelu": "yes"}
+SILU: dict[str, str | Field] = {"use_silu": "yes"}
+COLOURS: dict[str, Derive] = {
+    "yes": constant(value=True),
+    "image_mean": channels("processor_image_mean"),
+    "image_std": channels("processor_image_std"),
+}
+SIZES = ("text_hidden_size", "image_size", "patch_size", "num_channels")
+# Colours from 0 to 255 become numbers from 0 to 1, then those of the mean and the deviation.
+PREPARED: dict[str, tuple[Required, ...]] = {
+    "num_channels": (3,),
+    "processor_do_normalize": (True, None),
+    "processor_do_rescale": (True, None),
+    "processor_rescale_factor": (1 / 255, None),
+}
+WIDE, INNER = "hidden_size", "intermediate_size"
+SQUARES: dict[str, tuple[str | int, ...] | None] = {
+    "attn_q.weight": (WIDE, WIDE),
+    "attn_k.weight": (WIDE, WIDE),
+    "attn_v.weight": (WIDE, WIDE),
+    "attn_out.weight": (WIDE, WIDE),
+    "ffn_up.weight": (INNER, WIDE),
+    "ffn_down.weight": (WIDE, INNER),
+}

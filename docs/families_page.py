@@ -1,0 +1,98 @@
+"""The page of the families, from their tables and the tests' tiny models: a part of generate.py."""  # noqa: INP001
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters import ALL, REFUSED
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from tiny import GOLDEN, TINY  # noqa: E402  (tests are no package)
+
+if TYPE_CHECKING:
+    from tiny import Tiny
+
+    from converters.spec import Family
+
+KINDS = {
+    "spm": "SentencePiece",
+    "spm-added": "SentencePiece, tokens added",
+    "spm-inst": "SentencePiece",
+    "llama3": "byte-level",
+    "qwen": "byte-level",
+    "glm": "byte-level",
+    "gemma": "SentencePiece, Gemma's",
+    "gemma-image": "SentencePiece, Gemma's",
+}
+HEAD = """# Families
+
+Made by `python docs/generate.py` from the families' tables and the tiny models of `tests/tiny`; a test keeps it fresh.
+
+Each variant is a random model, made on the spot, that goes through every proof of `tests/test_families.py`:
+
+- **converter**: at f32 and bf16, names, shapes, types, values (SHA-256) and metadata of the file equal those of llama.cpp's
+  own converter, recorded in `tests/reference/golden`. *same as X*: the converter cannot read this layout, and the file equals
+  that of the same weights in layout X. *but …*: tensors or metadata where the converter is wrong or says too little; the
+  reason stands beside the variant in `tests/tiny/table`.
+- **logits**: the f32 file computes what transformers computes from the checkpoint in float32, within 2e-5 of the logits'
+  standard deviation; 1e-4 for gated delta nets, 2e-4 or 5e-4 a layer where llama.cpp's GELU, a table of f16 values, lies
+  between; any other bound is given, and its reason stands beside the variant. *a reference in the test* stands for
+  transformers where it has no class.
+- It loads and decodes in llama.cpp; both spellings of config.json give one file; a tensor of no row is refused by name.
+
+Adapters: `tests/test_family_adapters.py` lays PEFT's LoRA over all linear modules of one model of each family, and
+compares with PEFT's own merge; every method is compared on Llama ([merging](merging.md)). Tokenizers are the tokenizer's
+own affair ([tokenizers](tokenizers.md)): a family says only what it fixes.
+
+| family | variant | architecture | in GGUF | tokenizer | converter | logits |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+LEFT_OUT = """
+## Parts that are left out
+
+The report of an export names them where the checkpoint holds them.
+
+"""
+UNFIT = """
+## Refused by name
+
+Architectures that llama.cpp does not know, or loads and computes wrongly:
+
+"""
+
+
+def families_page() -> str:
+    """The page."""
+    rows = [row for family in ALL for row in _rows(family)]
+    parts = [f"- {family.name}: {', '.join(family.left_out)}" for family in ALL if family.left_out]
+    refused = [f"- `{architecture}`: {why}." for architecture, why in REFUSED.items()]
+    return HEAD + "\n".join(rows) + "\n" + LEFT_OUT + "\n".join(parts) + "\n" + UNFIT + "\n".join(refused) + "\n"
+
+
+def _rows(family: "Family") -> Iterator[str]:
+    """A row for each tiny model of a family."""
+    for name, tiny in TINY.items():
+        if tiny.architecture in family.architectures:
+            cells = (family.name, name, f"`{tiny.architecture}`", f"`{family.arch}`", KINDS[tiny.tokenizer])
+            yield f"| {' | '.join((*cells, _converter(name, tiny), _logits(tiny)))} |"
+
+
+def _converter(name: str, tiny: "Tiny") -> str:
+    """What the comparison with llama.cpp's converter says."""
+    document = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    if "tensors" not in document:
+        twin = document.get("same_as")
+        return f"same as {twin}" if twin else "none: it cannot read such a model"
+    but = [*(f"`{one}`" for one in tiny.wrong), *(f"`{key}`" for key in tiny.faults)]
+    shown = [*but[:3], *([f"{len(but) - 3} more"] if but[3:] else [])]
+    return f"equal but {', '.join(shown)}" if but else "equal"
+
+
+def _logits(tiny: "Tiny") -> str:
+    """What the logits are compared with, and the bound where it is not the usual one."""
+    truth = "transformers" if tiny.forward is None else "a reference in the test"
+    return truth if tiny.bound is None else f"{truth}, within {tiny.bound:g}"
