@@ -24,6 +24,7 @@ from converters.granite import GRANITE
 from converters.granite_moe import GRANITE_MOE
 from converters.internlm2 import INTERNLM2
 from converters.internlm3 import INTERNLM3
+from converters.known import KNOWN
 from converters.llama import LLAMA
 from converters.llama4 import LLAMA4
 from converters.mistral import MISTRAL

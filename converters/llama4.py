@@ -17,6 +17,7 @@ from converters.decoder import (
 )
 from converters.rope import llama3_factors
 from converters.spec import Family, Generated, SameAs, at, each_transposed, part_transposed, some_layers, strip
+from converters.vision_llama4 import VISION_LLAMA4
 
 FFN = LAYER + ".feed_forward"
 LLAMA4 = Family(
@@ -54,4 +55,5 @@ LLAMA4 = Family(
     shapes=dict.fromkeys(("ffn_gate.weight", "ffn_up.weight"), ("intermediate_size_mlp", "hidden_size"))
     | {"ffn_down.weight": ("hidden_size", "intermediate_size_mlp")},
     dropped=DROPPED,
+    projector=VISION_LLAMA4,
 )

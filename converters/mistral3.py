@@ -16,6 +16,7 @@ from converters.decoder import (
 )
 from converters.spec import Family, Ratio, SameAs, Tokens, given, rope_pairs, strip
 from converters.spec.combined import joined
+from converters.vision_pixtral import VISION_PIXTRAL
 
 MISTRAL3 = Family(
     name="mistral3",
@@ -29,10 +30,8 @@ MISTRAL3 = Family(
         "blk.{i}.attn_q.weight": rope_pairs(ATTN + ".q_proj.weight", heads="num_attention_heads"),
         "blk.{i}.attn_k.weight": rope_pairs(ATTN + ".k_proj.weight", heads="num_key_value_heads"),
     },
-    layouts={
-        "model.": (strip("language_model.model."), strip("model.language_model.")),
-        "lm_head.": strip("language_model.lm_head."),
-    },
+    layouts={"model.": (strip("language_model.model."), strip("model.language_model."))}
+    | {"lm_head.": strip("language_model.lm_head.")},
     metadata=SIZES
     | GIVEN_HEAD_DIM
     | ROPE
@@ -57,4 +56,5 @@ MISTRAL3 = Family(
     left_out=VISION,
     dropped=DROPPED,
     tokens=Tokens(follows_add_prefix_space=True),
+    projector=VISION_PIXTRAL,
 )

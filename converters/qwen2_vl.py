@@ -4,6 +4,7 @@ from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, 
 from converters.rope import image_axes
 from converters.spec import Family, strip
 from converters.spec.windows import windowed
+from converters.vision_qwen2_5 import VISION_QWEN2_5
 
 QWEN2_VL = Family(
     name="qwen2_vl",
@@ -28,4 +29,5 @@ QWEN2_VL = Family(
     notes={"rms_norm_eps": "llama.cpp computes the norms of Qwen 2 VL without their epsilon of {value}."},
     left_out={"vision tower": ("visual.", "model.visual.")},
     dropped=DROPPED,
+    projector=VISION_QWEN2_5,
 )

@@ -1,6 +1,6 @@
 """What projectors share: the keys of a vision tower, and how llama.cpp prepares an image for it."""
 
-from converters.spec import Field, Required
+from converters.spec import Field, Required, SameAs
 from converters.spec.derive import Derive, constant
 from converters.spec.images import channels
 
@@ -42,4 +42,13 @@ SQUARES: dict[str, tuple[str | int, ...] | None] = {
     "attn_out.weight": (WIDE, WIDE),
     "ffn_up.weight": (INNER, WIDE),
     "ffn_down.weight": (WIDE, INNER),
+}
+QWEN_FIELDS = {"num_hidden_layers": "depth", "num_attention_heads": "num_heads", "num_channels": "in_channels"}
+QWEN_GRAPH: dict[str, tuple[Required, ...]] = {
+    "spatial_merge_size": (2, None),
+    "temporal_patch_size": (2, None),
+    "processor_merge_size": (2, None),
+    "processor_patch_size": (SameAs("patch_size"), None),
+    "processor_temporal_patch_size": (2, None),
+    "out_hidden_size": (SameAs("text_hidden_size"),),
 }

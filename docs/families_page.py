@@ -48,6 +48,10 @@ Adapters: `tests/test_family_adapters.py` lays PEFT's LoRA over all linear modul
 compares with PEFT's own merge; every method is compared on Llama ([merging](merging.md)). Tokenizers are the tokenizer's
 own affair ([tokenizers](tokenizers.md)): a family says only what it fixes.
 
+The two `_native` families are Mistral's own format, without a config.json: `tests/test_mistral_native.py` compares their
+files with those of the same weights in Hugging Face's format and with llama.cpp's converter, their logits with
+transformers. No adapter is laid over them.
+
 | family | variant | architecture | in GGUF | tokenizer | converter | logits |
 | --- | --- | --- | --- | --- | --- | --- |
 """

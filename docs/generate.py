@@ -42,6 +42,7 @@ PLAIN = {
     "jinja.json.xz": "conversations as llama.cpp's own Jinja engine renders them",
     "jinja_golden.cpp": "the program that rendered them, built from llama.cpp's source",
     "corpus.txt": "texts in many scripts that token ids are proved on",
+    "mistral_native.json": "what llama.cpp's converter made of tiny models in Mistral's own format",
     "tokenizers.json": "what llama.cpp's converter made of real tokenizers",
     "token_ids.json": "llama.cpp's own vectors, with the parts of the vocabularies that they need",
 }

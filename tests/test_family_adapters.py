@@ -1,7 +1,8 @@
 """Every family's adapters: a merged checkpoint lies as the base does, and exports to what the adapter itself does."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapters import load, one_thread, quiet, train
+from adapters import adapted, load, one_thread, quiet, train
 from checkpoints import write
 from exported import metadata, tensors, written
 from gguf import GGUFReader
@@ -26,6 +27,16 @@ ELSEWHERE = re.compile(r"vis(?:ion|ual)|multi_modal|audio|mtp|norm")
 PICTURES = ".*(?:vision|visual|multi_modal|audio).*"
 DROPPED = (".attn.bias", ".masked_bias", ".inv_freq")
 """Buffers that old checkpoints hold beside their weights, and no model is made of."""
+QUICK = {
+    "gpt2", "gptoss", "llama4", "phi3", "mixtral", "mixtral-fused", "qwen3next", "qwen3vlmoe", "granitemoe",
+    "internlm2", "deepseek3", "deepseek3-mtp", "gemma4",
+}  # fmt: skip
+"""One of each way in which weights are stored: turned over, cut, fused, of three axes, with parts that are left out."""
+
+
+def some_full(names: Iterable[str]) -> list[Any]:
+    """The names as parameters of a test, all but `QUICK` of the full run."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in sorted(names)]
 
 
 def attention(name: str, stored: Mapping[str, torch.Tensor]) -> list[str]:
@@ -38,8 +49,6 @@ def attention(name: str, stored: Mapping[str, torch.Tensor]) -> list[str]:
 
 def adapter(name: str, base: Path, folder: Path) -> tuple[Path, list[str]]:
     """A LoRA adapter of a tiny model's attention; the stored names of what it changes."""
-    import json
-
     folder.mkdir()
     family = next(family for family in ALL if TINY[name].architecture in family.architectures)
     stored = load_file(base / "model.safetensors")
@@ -63,7 +72,7 @@ def beyond_general(file: Path) -> dict[str, Any]:
     return {key: value for key, value in metadata(GGUFReader(file)).items() if not key.startswith("general.")}
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some_full(TINY))
 def test_a_merged_checkpoint_lies_as_the_base_and_exports_the_same(name: str, tmp_path: Path) -> None:
     base, out = make(name, tmp_path / "base"), tmp_path / "merged"
     run, changed = adapter(name, base, tmp_path / "run")
@@ -78,3 +87,42 @@ def test_a_merged_checkpoint_lies_as_the_base_and_exports_the_same(name: str, tm
     again = written(out, tmp_path / "again")[1]["f32"]
     assert tensors(direct) == tensors(again)
     assert beyond_general(direct) == beyond_general(again)
+
+
+FAMILY = {architecture: family.name for family in ALL for architecture in family.architectures}
+OWN = {"deepseek", "internlm2", "internlm3", "exaone", "baichuan"}
+"""Families whose model transformers has not: its authors' own code, which is not run."""
+ONE = {FAMILY[tiny.architecture]: name for name, tiny in reversed(TINY.items()) if tiny.loads}
+"""A tiny model of each family."""
+
+
+def of_peft(base: Path, run: Path, out: Path) -> Path:
+    """PEFT's merged checkpoint, as transformers saves it, with the base's tokenizer."""
+    with quiet():
+        adapted(load(base), run).merge_and_unload().save_pretrained(out)
+    for file in base.glob("token*"):
+        copyfile(file, out / file.name)
+    return out
+
+
+def values(run: Path, out: Path) -> dict[str, Any]:
+    """The tensors of a run's f32 file."""
+    return {tensor.name: tensor.data for tensor in GGUFReader(written(run, out)[1]["f32"]).tensors}
+
+
+def test_only_these_have_no_class() -> None:
+    assert {family for family, name in ONE.items() if TINY[name].shapes is not None} == OWN
+
+
+@pytest.mark.parametrize("name", some_full(set(ONE.values()) - {ONE[family] for family in OWN}))
+def test_all_linear_modules_of_a_family_export_as_peft_merges_them(name: str, tmp_path: Path) -> None:
+    base, run = make(name, tmp_path / "base"), tmp_path / "run"
+    train(load(base), run, target_modules="all-linear", exclude_modules=PICTURES)
+    theirs = values(of_peft(base, run, tmp_path / "peft"), tmp_path / "theirs")
+    ours, before = values(run, tmp_path / "ours"), values(base, tmp_path / "before")
+    assert ours.keys() == theirs.keys()
+    excess = {key: np.abs(ours[key] - value).max() - 2.0**-22 * np.abs(value).max() for key, value in theirs.items()}
+    assert max(excess.values()) <= 0
+    matrices = [key for key, value in before.items() if value.ndim > 1 and key.endswith(".weight")]
+    changed = [key for key in matrices if not np.array_equal(ours[key], before[key])]
+    assert len(changed) > len(matrices) / 4

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("exporter", "converters", "quant_profiles")
 CODE = sorted(file for package in PACKAGES for file in ROOT.glob(f"{package}/**/*.py"))
-TABLES = {"decoder", "delta_net", "gemma_layers", "mla", "spec", "rope"}
+TABLES = {"decoder", "delta_net", "gemma_layers", "known", "mla", "spec", "rope", "vision"}
 ANY = {"ANY"}
 
 # Run-time imports: part of the pipeline -> parts it may import. `errors` is everybody's.
@@ -49,12 +49,15 @@ ARROWS: dict[str, set[str]] = {
     "quant_profiles": set(),
     "converters.spec": set(),
     "converters.decoder": {"converters.spec"},
+    "converters.known": set(),
     "converters.gemma_layers": {"converters.decoder", "converters.spec"},
     "converters.delta_net": {"converters.decoder", "converters.spec"},
     "converters.mla": {"converters.decoder", "converters.rope", "converters.spec"},
     "converters.rope": {"converters.spec"},
-    "FAMILY": {f"converters.{name}" for name in TABLES},
-    "converters": {"FAMILY", "converters.spec"},
+    "FAMILY": {"PROJECTOR", *(f"converters.{name}" for name in TABLES)},
+    "PROJECTOR": {"converters.vision", "converters.spec"},
+    "converters.vision": {"converters.spec"},
+    "converters": {"FAMILY", "converters.known", "converters.spec"},
 }
 SLOW = {"torch", "transformers", "peft", "llama_cpp", "matplotlib", "huggingface_hub"}
 """Imported where they are used, so that ``ggufx --help`` answers at once."""
@@ -76,6 +79,8 @@ def part(module: str) -> str:
     package, *rest = module.removesuffix(".__init__").split(".")
     if package == "exporter":
         return rest[0] if rest else "exporter"
+    if package == "converters" and rest and rest[0].startswith("vision_"):
+        return "PROJECTOR"
     if package == "converters" and rest:
         return f"converters.{rest[0]}" if rest[0] in TABLES else "FAMILY"
     return package

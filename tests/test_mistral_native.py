@@ -1,7 +1,7 @@
 """Mistral's own format: params.json and consolidated*.safetensors, against the same model as Hugging Face stores it."""
 
+import hashlib
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from adapters import quiet
 from exported import COMMAND, change_json, metadata, planned, tensors, written
 from f32_logits import f32_logits
 from gguf import GGUFReader
+from native import native, with_tekken
 from safetensors.torch import load_file, save_file
 from tiny import TINY, make
 
@@ -21,68 +22,11 @@ from exporter.errors import GgufxError, RunError
 from exporter.run import open_run
 from exporter.tokenizer import find_tokenizer_files
 
-NAMES = (
-    (r"^model\.embed_tokens\.", "tok_embeddings."),
-    (r"^lm_head\.", "output."),
-    (r"^model\.", ""),
-    (r"\.input_layernorm\.", ".attention_norm."),
-    (r"\.post_attention_layernorm\.", ".ffn_norm."),
-    (r"\.self_attn\.(.)_proj\.", r".attention.w\1."),
-    (r"\.mlp\.gate_proj\.", ".feed_forward.w1."),
-    (r"\.mlp\.down_proj\.", ".feed_forward.w2."),
-    (r"\.mlp\.up_proj\.", ".feed_forward.w3."),
-)
-PARAMS = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "hidden_dim": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "vocab_size": "vocab_size",
-    "sliding_window": "sliding_window",
-    "max_position_embeddings": "max_position_embeddings",
-}
+GOLDEN = json.loads((Path(__file__).parent / "reference" / "mistral_native.json").read_text(encoding="utf-8"))
+# The scores are all 0 and of no use beside merges; nothing is padded, nothing unknown to a byte-level tokenizer; no EOS
+# is added unless a file says so.
+ONLY_THEIRS = {f"tokenizer.ggml.{key}" for key in ("scores", "padding_token_id", "unknown_token_id", "add_eos_token")}
 ADAPTER = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
-
-
-def in_pairs(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """The rows of each head from halves to pairs: Mistral's own order."""
-    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()
-
-
-def native(name: str, folder: Path, *, shards: int = 1) -> Path:
-    """A tiny model in Mistral's own format, with the tokenizer's files of Hugging Face's."""
-    run, config = make(name, folder), dict(TINY[name].config)
-    heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
-    stored: dict[str, torch.Tensor] = {}
-    for key, weight in load_file(run / "model.safetensors").items():
-        named, projection = key, re.search(r"\.([qk])_proj\.", key)
-        for pattern, replacement in NAMES:
-            named = re.sub(pattern, replacement, named)
-        stored[named] = in_pairs(weight, heads[projection[1]]) if projection else weight
-    for k in range(shards):
-        part = dict([*stored.items()][k::shards])
-        file = "consolidated.safetensors" if shards == 1 else f"consolidated-{k + 1:05}-of-{shards:05}.safetensors"
-        save_file(part, run / file)
-    (run / "params.json").write_text(json.dumps(params(config)), encoding="utf-8")
-    for file in ("model.safetensors", "config.json", "generation_config.json"):
-        (run / file).unlink()
-    return run
-
-
-def params(config: Mapping[str, object]) -> dict[str, object]:
-    """A model's params.json."""
-    said = {key: config[theirs] for key, theirs in PARAMS.items() if config.get(theirs) is not None}
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return said | {"rope_theta": config["rope_theta"], "model_type": "transformer", "moe": None}
-    length = rope["original_max_position_embeddings"]
-    yarn = {"factor": rope["factor"], "beta": rope["beta_fast"], "alpha": rope["beta_slow"], "apply_scale": False}
-    scaling = {"original_max_position_embeddings": length, "beta": rope["llama_4_scaling_beta"]}
-    yarn |= {"original_max_position_embeddings": length}
-    return said | {"rope_theta": rope["rope_theta"], "yarn": yarn, "llama_4_scaling": scaling}
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -96,6 +40,16 @@ def test_the_file_is_that_of_hugging_faces_format(name: str, shards: int, tmp_pa
         for file in files
     )
     assert one == other
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_file_is_that_of_llamacpps_converter(name: str, tmp_path: Path) -> None:
+    truth, run = GOLDEN[name], with_tekken(native(name, tmp_path / "run"))
+    file = written(run, tmp_path / "out")[1]["f32"]
+    assert {key: [kind, hashlib.sha256(data).hexdigest()] for key, kind, data in tensors(file)} == truth["tensors"]
+    ours = {key: [*value] for key, value in metadata(GGUFReader(file)).items() if not key.startswith("general.")}
+    assert set(truth["metadata"]) - set(ours) == ONLY_THEIRS
+    assert ours == {key: value for key, value in truth["metadata"].items() if key not in ONLY_THEIRS}
 
 
 @pytest.mark.filterwarnings("default")  # deprecations inside transformers
@@ -146,7 +100,7 @@ def test_the_head_may_be_the_embedding(tmp_path: Path) -> None:
     change_json(run / "params.json", tied_embeddings=True)
     assert "output.weight" not in [job.tensor for job in planned(run, "f32").jobs]
     change_json(run / "params.json", tied_embeddings=False)
-    with pytest.raises(GgufxError, match="holds no lm_head.weight"):
+    with pytest.raises(GgufxError, match=r"holds no lm_head\.weight"):
         planned(run, "f32")
 
 
@@ -178,7 +132,11 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, object], str]] = {
         "llama.cpp has one number for both",
     ),
     "YaRN of another form": ("ministral3", {"yarn": {"factor": 2.0}}, "yarn is .*, expected an object of"),
-    "Llama's YaRN unscaled": ("ministral3", {"llama_4_scaling": None}, "rope_mscale is 1.0; llama.cpp computes llama only with none"),
+    "Llama's YaRN unscaled": (
+        "ministral3",
+        {"llama_4_scaling": None},
+        "rope_mscale is 1.0; llama.cpp computes llama only with none",
+    ),
 }
 
 

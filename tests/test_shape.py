@@ -12,7 +12,7 @@ from exporter.profiles import profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = sorted([*ROOT.glob("exporter/**/*.py"), *ROOT.glob("converters/**/*.py"), *ROOT.glob("quant_profiles/*.py")])
-SHARED = {"__init__", "spec", "decoder", "delta_net", "gemma_layers", "mla", "rope"}
+SHARED = {"__init__", "spec", "decoder", "delta_net", "gemma_layers", "known", "mla", "rope", "vision"}
 FAMILIES = [file for file in ROOT.glob("converters/*.py") if file.stem not in SHARED]
 
 FILE, FUNCTION, NESTING, POSITIONAL, TABLE = 300, 40, 3, 4, 60
@@ -80,7 +80,9 @@ def test_a_family_is_a_table(file: Path) -> None:
 def test_every_family_file_is_registered_and_tested() -> None:
     stems = {file.stem for file in FAMILIES}
     names = {family.name for family in ALL}
-    assert stems == {one.replace("-", "_") for one in names}
+    eyes = {stem for stem in stems if stem.startswith("vision_")}
+    assert stems - eyes == {one.replace("-", "_") for one in names}
+    assert eyes == {f"vision_{family.projector.table.name}" for family in ALL if family.projector}
 
 
 def test_every_profile_file_is_a_level() -> None:

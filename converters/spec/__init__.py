@@ -23,6 +23,7 @@ from converters.spec.values import (
     View,
 )
 from converters.spec.words import (
+    among,
     at,
     columns,
     each,
@@ -71,6 +72,7 @@ __all__ = [
     "Span",
     "Tokens",
     "View",
+    "among",
     "at",
     "columns",
     "each",

@@ -57,6 +57,8 @@ class Row:
     """The weight has further axes, which are joined to one row."""
     zero: bool = False
     """Not written: the graph has no place for it, so it must hold zeros alone."""
+    among: str | None = None
+    """The config field with the numbers of the layers that have it; on the right ``{i}`` is the place among them."""
     axes: tuple[str | int, ...] = ()
     """The shape that the file says, of as many numbers: numbers or config fields; none: rows and columns."""
 
@@ -191,7 +193,7 @@ class Projector:
     """What makes embeddings of an image: the vision tower and what leads to the text model, a file of its own.
 
     Its config is that of ``vision_config``; the fields of the text, of the whole model and of the image processor come
-    before it as ``text_…``, ``model_…`` and ``processor_…``.
+    before it as ``text_…``, ``model_…`` and ``processor_…``, the ids of added tokens as ``token_…``.
     """
 
     table: Family

@@ -80,6 +80,11 @@ def at(row: str | Row, *, layers: str) -> Row:
     return replace(row if isinstance(row, Row) else Row(row), layers=layers)
 
 
+def among(source: str, *, layers: str) -> Row:
+    """A weight that only the layers have whose numbers a config field lists, and that counts these alone."""
+    return Row(source, among=layers)
+
+
 def some_layers(table: Mapping[str, str | Row], *, layers: str) -> dict[str, str | Row]:
     """Rows that only those layers have for which a config field holds true."""
     return {name: at(row, layers=layers) for name, row in table.items()}

@@ -145,8 +145,7 @@ def _made_of(stored: Tensor, weights: Mapping[str, Weight], shapes: Mapping[str,
     rows = stored.shape[-1 if first.turned else -2]
     places = {ours: (weight.expert or 0) * rows + weight.first_row for ours, weight in weights.items()}
     parts = tuple(
-        Part(ours, places[ours], shapes[ours][0], weights[ours].step)
-        for ours in sorted(places, key=places.__getitem__)
+        Part(ours, places[ours], shapes[ours][0], weights[ours].step) for ours in sorted(places, key=places.__getitem__)
     )
     made, expected = _covered(parts), prod(stored.shape[:-2]) * rows
     if made != list(range(expected)):

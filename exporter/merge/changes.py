@@ -44,10 +44,17 @@ def _place(module: str, part: str, given: Given) -> str | None:
     """What a tensor changes: our name of a weight, a fused parameter of experts; None for a part that is left out."""
     if part in WHOLE.values():
         return given.spell(module)
-    fused = parameter_of(module, given.config)
+    fused = _parameter(module, given)
     if fused is not None:
         return fused if given.split(fused) else given.spell(fused)
     return given.spell(f"{module}.{'bias' if part == 'bias' else 'weight'}")
+
+
+def _parameter(module: str, given: Given) -> str | None:
+    """The parameter that a pair is of, where the model has it; None for a pair of a plain module."""
+    named = parameter_of(module, given.config)
+    there = named is not None and (given.split(named) or given.spell(named) in given.base)
+    return named if there else None
 
 
 def _fits(name: str, given: Given) -> bool:
@@ -118,7 +125,7 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
             "lora_B (or lora_embedding_A and _B) go together. Save the adapter again."
         )
     module = modules[a]
-    fused = parameter_of(module, given.config)
+    fused = _parameter(module, given)
     if fused is None:  # PEFT finds parameters by target_parameters alone
         check_layer(given.config, module, given.path)
         check_target(given.config, module, given.path)
@@ -131,7 +138,7 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
             f"{given.path}: {module} has rank {ranks[0]} by its tensors, {rank} by adapter_config.json "
             "(r, rank_pattern). The two files are of different runs."
         )
-    return rank, Factors(a, b, scale, embedding, magnitude)
+    return rank, Factors(a, b, scale, embedding, magnitude, conv1d=given.turned(f"{module}.weight"))
 
 
 def _check_pair(a: str, b: str, given: Given) -> None:

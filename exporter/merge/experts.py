@@ -144,7 +144,7 @@ def _as_others(square: Part, given: "Given") -> bool:
                 return shape[1] == sides[0]
     rows, columns = _sides(square, given)
     raise MergeError(
-        f"{given.path}: the experts' matrices are square ({rows} x {columns}) and stored turned over, so that it depends "
-        "on the versions of PEFT and transformers which way round lora_A and lora_B lie, and no other pair of the "
-        "adapter tells. Merge it first with the PEFT and transformers of the training."
+        f"{given.path}: the experts' matrices are square ({rows} x {columns}) and stored turned over, so that it "
+        "depends on the versions of PEFT and transformers which way round lora_A and lora_B lie, and no other pair of "
+        "the adapter tells. Merge it first with the PEFT and transformers of the training."
     )

@@ -118,7 +118,8 @@ class Layer:
         start, count = place
         if factors.turned:
             return trained / self._column_lengths(change, below, count)
-        ratio: torch.Tensor = trained[start : start + len(rows)] / torch.linalg.norm(rows, dim=1)
+        lengths = torch.linalg.norm(rows.T.contiguous(), dim=0) if factors.conv1d else torch.linalg.norm(rows, dim=1)
+        ratio: torch.Tensor = trained[start : start + len(rows)] / lengths
         return ratio[:, None]
 
     def _column_lengths(self, change: Change, below: Below, count: int) -> "torch.Tensor":

@@ -91,7 +91,7 @@ def around(
 
 
 def _conv1d(rows: int, columns: int) -> "torch.nn.Module":
-    """transformers' layer with a weight of (columns, rows)."""
+    """A layer of transformers with a weight of (columns, rows)."""
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415  (slow to import)
 
     layer: torch.nn.Module = Conv1D(rows, columns)

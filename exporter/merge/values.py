@@ -84,6 +84,8 @@ class Factors:
     """B·A is (columns, rows) of the weight: PEFT's layer for embeddings."""
     magnitude: str | None = None
     """DoRA: the length that each row of the sum gets, each column where ``turned``."""
+    conv1d: bool = False
+    """Its module holds the weight turned over: PEFT adds what DoRA's lengths are made of in that order."""
     expert: Expert | None = None
 
 

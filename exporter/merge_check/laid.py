@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from exporter.errors import MergeError
 from exporter.merge.experts import parameter_of
 from exporter.merge.keys import in_peft_form, part_of
-from exporter.source.names import is_turned, our_name, our_parts
+from exporter.source.names import our_name, our_parts
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +42,7 @@ def fused_parameter(laid: Laid, change: "Change", factors: "Factors") -> str:
 
     def fits(module: str) -> bool:
         found = parameter_of(module, laid.adapter.config)
-        return found is not None and any(
-            _holds(part.weight, change.weight) for part in our_parts(found, laid.family)
-        )
+        return found is not None and any(_holds(part.weight, change.weight) for part in our_parts(found, laid.family))
 
     return str(parameter_of(_spelled(laid, factors.a, fits), laid.adapter.config))
 
@@ -77,11 +75,6 @@ def fused_weights(laid: Laid, change: "Change", factors: "Factors") -> list[tupl
     templates = [part.weight for part in fused_parts(laid, change, factors)]
     count = factors.expert.count if factors.expert else 0
     return [tuple(name.replace("{e}", str(expert)) for name in templates) for expert in range(count)]
-
-
-def is_conv1d(laid: Laid, module: str) -> bool:
-    """Whether a module, in PEFT's form, holds its weight turned over."""
-    return is_turned(f"{module}.weight", laid.family)
 
 
 def _holds(template: str, weight: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import MergeError
 from exporter.merge.experts import LAYOUTS
 from exporter.merge.skeleton import NAME, PREFIX, WITNESS, around, nothing, quietly, saved
-from exporter.merge_check.laid import Laid, fused_parameter, fused_parts, fused_weights, is_conv1d, module_of
+from exporter.merge_check.laid import Laid, fused_parameter, fused_parts, fused_weights, module_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,14 +44,9 @@ def _made_by(laid: Laid, weight: str) -> "Change":
 
 
 def in_double(laid: Laid, weight: str) -> bool:
-    """Whether PEFT's layer is made in float64: DoRA whose lengths are sums over a stored matrix's first axis.
-
-    That is an embedding's tokens, or a Conv1D's inputs: in float32 PEFT adds them one by one.
-    """
+    """Whether PEFT's layer is made in float64: DoRA on an embedding, whose lengths are sums over all tokens."""
     factors = laid.layer.changes.by_weight[weight].factors
-    if factors is None or factors.magnitude is None:
-        return False
-    return factors.turned or is_conv1d(laid, module_of(laid, factors.a, weight))
+    return factors is not None and factors.turned and factors.magnitude is not None
 
 
 def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
@@ -94,7 +89,7 @@ def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -
     config = _config(laid.adapter)
     config.target_modules = {module}
     bias = before[name].clone() if added is not None else None
-    turned = is_conv1d(laid, module)
+    turned = factors.conv1d
     base = base.double() if in_double(laid, weight) else base.clone()
     model = _wrapped(module, around(module, base, bias, turned=turned), config)
     form = "lora_embedding_{}" if factors.turned else "lora_{}.weight"
@@ -115,7 +110,7 @@ def _experts(laid: Laid, change: "Change", factors: "Factors", before: Weights) 
 
     module, _, parameter = fused_parameter(laid, change, factors).rpartition(".")
     names, part = fused_weights(laid, change, factors), fused_parts(laid, change, factors)[0]
-    holder = torch.nn.Module()
+    holder: Any = torch.nn.Module()
     stack = torch.stack([_joined([before[name] for name in expert], part) for expert in names])
     holder.register_parameter(parameter, torch.nn.Parameter(stack, requires_grad=False))
     holder.is_transposed = part.turned is True and not factors.turned  # as transformers marks its own

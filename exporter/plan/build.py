@@ -50,8 +50,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     ledger = _vocabulary(run, source, files := read_files(run.tokenizer_files))
     tokenizer = read_tokenizer(files, config, shapes[EMBEDDING][0], run.family.tokens, pre=wishes.pre)
     reference = _reference(profiles, source.dtypes()) if wishes.measured else None
-    names = {profile.name for profile in profiles}
-    everything = [*profiles, *(load_profile(name) for name in (reference,) if name is not None and name not in names)]
+    everything = _with_reference(profiles, reference)
     model = of_model(run.family, config)
     facts, sizes = _facts(run.family.arch, model, tensors), {tensor.name: tensor.shape for tensor in tensors}
     choices = [choose_types(profile, sizes, facts) for profile in everything]
@@ -105,6 +104,12 @@ def _head_note(run: "Run", source: "Merged") -> tuple[str, ...]:
     return (note,)
 
 
+def _with_reference(profiles: Sequence[Profile], reference: str | None) -> list[Profile]:
+    """The levels asked for, then the reference where it is none of them."""
+    names = {profile.name for profile in profiles}
+    return [*profiles, *(load_profile(name) for name in (reference,) if name is not None and name not in names)]
+
+
 def _reference(profiles: Sequence[Profile], dtypes: set[str]) -> str:
     """The level everything is measured against: f32 if asked for, f16 where all weights are stored so, else bf16."""
     if any(profile.name == "f32" for profile in profiles):
@@ -152,12 +157,13 @@ def _output(
 
 def _without_fallbacks(plan: Plan) -> Plan:
     """The plan; PlanError where a level asked for has a tensor whose rows force another type."""
-    for k in range(plan.levels):
-        fallbacks = plan.fallbacks(k)
+    asked = [(output.level, plan.fallbacks(k)) for k, output in enumerate(plan.outputs[: plan.levels])]
+    asked += [("--mmproj", plan.projector.fallbacks)] if plan.projector else []
+    for level, fallbacks in asked:
         if fallbacks:
             one = fallbacks[0]
             raise PlanError(
-                f"{plan.outputs[k].level}: {one.tensor} cannot be {one.wanted} ({one.why}) and would become {one.got}; "
+                f"{level}: {one.tensor} cannot be {one.wanted} ({one.why}) and would become {one.got}; "
                 f"so would {len(fallbacks) - 1} more. Leave out --no-fallback, or choose a level such as q8_0."
             )
     return plan

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from exporter.plan.values import Job, Plan
+from exporter.plan.values import Job, Plan, ProjectorPlan
 from exporter.report.numbers import bits, size
 
 
@@ -35,9 +35,31 @@ def as_document(plan: Plan) -> dict[str, Any]:
             }
             for job in plan.jobs
         ],
+        "projector": plan.projector and _projector(plan.projector),
         "tokenizer": plan.tokenizer.facts,
         "notes": list(plan.notes),
         "warnings": list(plan.warnings),
+    }
+
+
+def _projector(plan: ProjectorPlan) -> dict[str, Any]:
+    """The projector's file, as the text model's are shown."""
+    output = plan.output
+    return {
+        "quant": output.level,
+        "file": output.file,
+        "bytes": output.bytes,
+        "types": plan.types,
+        "fallbacks": [asdict(fallback) for fallback in plan.fallbacks],
+        "tensors": [
+            {
+                "tensor": job.tensor,
+                "shape": list(job.axes or job.shape),
+                "sources": list(job.sources),
+                "type": job.types[0],
+            }
+            for job in plan.jobs
+        ],
     }
 
 
@@ -48,6 +70,10 @@ def render(plan: Plan) -> str:
         kinds = ", ".join(f"{kind} {100 * count / plan.parameters:.1f} %" for kind, count in plan.types(k).items())
         lines.append(f"{output.file}  {size(output.bytes)}  {bits(plan.bits_per_weight(k))} bits a weight: {kinds}")
         lines += _fallbacks(plan, k)
+    if plan.projector:
+        output, count = plan.projector.output, len(plan.projector.jobs)
+        kinds = ", ".join(plan.projector.types)
+        lines.append(f"{output.file}  {size(output.bytes)}  the projector's {count} tensors: {kinds}")
     rows = _rows(plan)
     width = max(len(name) for name, _, _ in rows)
     lines += ["", f"{'tensor':<{width}}  {'  '.join(f'{output.level:>7}' for output in plan.outputs)}  shape, source"]

@@ -112,6 +112,8 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
 def _layers(name: str, row: Row, config: Config, shapes: Shapes) -> Sequence[int]:
     """The layers that have a row; of those in which the graph does not read it, the ones that have the weight."""
     layers: Sequence[int] = range(cast("int", config["num_hidden_layers"])) if "{i}" in name else range(1)
+    if row.among is not None:
+        layers = cast("tuple[int, ...]", config[row.among])
     if row.layers is not None:
         there = cast("Sequence[bool]", config[row.layers])
         layers = [layer for layer in layers if there[layer]]
@@ -159,7 +161,8 @@ def count(spans: Iterable[Span]) -> int:
 
 def _sources(row: Row, layer: int, config: Config, shapes: Shapes) -> tuple[str, ...]:
     """The weights behind a row in one layer: one, or every expert's."""
-    name = row.source.replace("{i}", str(layer))
+    place = cast("tuple[int, ...]", config[row.among]).index(layer) if row.among else layer
+    name = row.source.replace("{i}", str(place))
     if "{e}" not in name:
         lacks = row.stands_in and name not in shapes and cast("Sequence[bool]", config[row.unread or ""])[layer]
         return (row.source.replace("{i}", "0") if lacks else name,)

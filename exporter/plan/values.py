@@ -132,6 +132,13 @@ class ProjectorPlan:
         return (self.output,)
 
     @property
+    def fallbacks(self) -> tuple[Fallback, ...]:
+        """The tensors whose rows forced another type than the one asked for."""
+        weights, choices = {job.tensor: job.weights for job in self.jobs}, self.output.choices
+        there = [(name, choice) for name, choice in choices.items() if choice.why is not None]
+        return tuple(Fallback(name, one.wanted, one.type, one.why or "", weights[name]) for name, one in there)
+
+    @property
     def types(self) -> dict[str, int]:
         """How many weights have each type."""
         counts: dict[str, int] = {}

@@ -122,6 +122,7 @@ def projector_fields(plan: "Plan", hashes: Sequence[str]) -> Fields:
             "bytes": output.bytes,
             "sha256": hashes[0],
             "types": plan.projector.types,
+            "fallbacks": [asdict(fallback) for fallback in plan.projector.fallbacks],
         }
     }
 

@@ -250,6 +250,7 @@ class ProjectorFile(TypedDict):
     bytes: int
     sha256: str
     types: dict[str, int]
+    fallbacks: NotRequired[list[Fallback] | None]
 
 
 class Document(TypedDict):

@@ -45,8 +45,10 @@ def with_projector(run: Run, level: str) -> Run:
         )
     text, processor = stored.get("text_config", stored), _processor([run.folder, run.path, run.base])
     parts: Mapping[str, object] = {"text": text, "model": stored, "processor": processor}
+    if isinstance(rotation := vision.get("rope_parameters"), dict):
+        vision = {"rope_theta": rotation.get("rope_theta")} | vision
     outside = {f"{part}_{key}": value for part, fields in parts.items() for key, value in _plain(fields).items()}
-    config, warnings = complete(outside | _plain(vision), projector.table, path)
+    config, warnings = complete(outside | _tokens(run) | _plain(vision), projector.table, path)
     return replace(run, vision=Vision(level, projector, config, warnings))
 
 
@@ -54,6 +56,13 @@ def _plain(fields: object) -> dict[str, object]:
     """A part's own fields that are not null."""
     given = fields if isinstance(fields, dict) else {}
     return {key: value for key, value in given.items() if value is not None and not isinstance(value, dict)}
+
+
+def _tokens(run: Run) -> dict[str, object]:
+    """The id of each added token, as ``token_…``."""
+    file = run.tokenizer_files.get("tokenizer.json")
+    added = read_json(file).get("added_tokens") if file else None
+    return {f"token_{one['content']}": one["id"] for one in added} if isinstance(added, list) else {}
 
 
 def _processor(places: "Sequence[Path]") -> dict[str, object]:

@@ -76,13 +76,14 @@ def our_name(stored: str, family: Family) -> str | None:
 def is_turned(stored: str, family: Family) -> bool:
     """Whether a weight, as an adapter names it, is of a module that holds it turned over: (columns, rows)."""
     rules = _Rules(family)
-    found = [form for pattern, forms in rules.stored.items() if pattern.fullmatch(rules.without_prefix(stored)) for _, form in forms]
-    return any(isinstance(form, View) and not form.experts and form.turned for form in found)
+    name = rules.without_prefix(stored)
+    found = (targets for pattern, targets in rules.stored.items() if pattern.fullmatch(name))
+    return any(_is_conv1d(form) for targets in found for _, form in targets)
 
 
 def turned_copies(stored: Mapping[str, Stored], family: Family) -> tuple[str, ...]:
     """The matrices of an adapter's file that are saved copies of weights which their modules hold turned over."""
-    if not any(isinstance(form, View) and not form.experts and form.turned for form in family.layouts.values()):
+    if not any(map(_is_conv1d, family.layouts.values())):
         return ()
     found = []
     for name, tensor in stored.items():
@@ -109,6 +110,10 @@ def our_parts(stored: str, family: Family) -> tuple[Part, ...]:
 
 def _of_experts(form: str | View) -> bool:
     return isinstance(form, View) and form.experts
+
+
+def _is_conv1d(form: object) -> bool:
+    return isinstance(form, View) and not form.experts and form.turned
 
 
 class _Rules:

@@ -43,7 +43,7 @@ LEVELS = ("f16", "bf16", "q8_0")
 CONVERTER = "llama.cpp of llama-cpp-python 0.3.36, transformers 4.57.6"
 KEPT = {"general.architecture", "general.type", "general.file_type", "general.quantization_version"}
 # The converter knows a byte-level BPE by a hash over the whole vocabulary, so it cannot know a tiny one.
-PRE: dict[Kind, str] = {"llama3": "llama-bpe", "qwen": "qwen2", "glm": "qwen2"}
+PRE: dict[Kind, str] = {"llama3": "llama-bpe", "llama3-image": "llama-bpe", "qwen": "qwen2", "glm": "qwen2"}
 WITHOUT_MTP = ("Qwen3Next", "Qwen3_5")
 """Architectures of which ggufx, and the converter if asked, leave out the layers that predict further tokens."""
 WRAPPER = """
@@ -130,10 +130,10 @@ def _projector(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         try:
             files = {kind: gguf.GGUFReader(_convert(arguments, name, folder, kind, "--mmproj")) for kind in LEVELS}
         except subprocess.CalledProcessError as error:
-            return head | {"failure": error.stderr.strip().splitlines()[-1], "same_as": _twin(name)}
+            return head | {"failure": error.stderr.strip().splitlines()[-1], "same_as": _seeing_twin(name)}
         rows = {tensor.name: {"ne": [int(n) for n in tensor.shape]} for tensor in files["f16"].tensors}
         if not rows:  # it passes over names that it does not know
-            return head | {"failure": "a file of no tensors", "same_as": _twin(name)}
+            return head | {"failure": "a file of no tensors", "same_as": _seeing_twin(name)}
         for kind, reader in files.items():
             for tensor in reader.tensors:
                 rows[tensor.name][kind] = {"type": tensor.tensor_type.name, "sha256": _digest(tensor.data)}
@@ -145,6 +145,16 @@ def _twin(name: str) -> str | None:
     tiny = TINY[name]
     for other, candidate in TINY.items():
         if other != name and (candidate.config, candidate.tokenizer) == (tiny.config, tiny.tokenizer):
+            return other
+    return None
+
+
+def _seeing_twin(name: str) -> str | None:
+    """The first other model that sees by the same configuration and processor, hence the same weights."""
+    tiny = TINY[name]
+    for other, candidate in TINY.items():
+        eyes = (candidate.config.get("vision_config"), candidate.processor)
+        if other != name and eyes == (tiny.config.get("vision_config"), tiny.processor):
             return other
     return None
 

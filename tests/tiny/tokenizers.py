@@ -15,7 +15,10 @@ Json = dict[str, Any]
 WORDS = "▁the ▁of ▁and ▁to ▁in ▁is ▁that ▁it ▁was ▁for ▁on ▁are ▁with ▁this ▁have ▁you ing er ed ll 123 00 's .."
 LETTERS = "▁" + "".join(map(chr, chain(range(33, 127)))) + "éüñßλжя中文"
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-DIGITS: Mapping[Kind, str] = MappingProxyType({"llama3": r"\p{N}{1,3}", "qwen": r"\p{N}", "glm": r"\p{N}"})
+THREE = r"\p{N}{1,3}"
+DIGITS: Mapping[Kind, str] = MappingProxyType(
+    {"llama3": THREE, "llama3-image": THREE, "qwen": r"\p{N}", "glm": r"\p{N}"}
+)
 
 LLAMA3_SPECIAL = [
     "<|begin_of_text|>",
@@ -39,7 +42,12 @@ QWEN_SPECIAL = [
 ]
 GLM_SPECIAL = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
 SPECIAL: Mapping[Kind, list[str]] = MappingProxyType(
-    {"llama3": LLAMA3_SPECIAL, "qwen": QWEN_SPECIAL, "glm": GLM_SPECIAL}
+    {
+        "llama3": LLAMA3_SPECIAL,
+        "llama3-image": [*LLAMA3_SPECIAL[:-1], "[IMG_BREAK]"],
+        "qwen": QWEN_SPECIAL,
+        "glm": GLM_SPECIAL,
+    }
 )
 GEMMA_NAMED = [
     *["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<2mass>", "[@BOS@]"],
@@ -133,11 +141,11 @@ def _byte_level(kind: Kind) -> Json:
     split = {"type": "Split", "pattern": {"Regex": SPLIT % DIGITS[kind]}, "behavior": "Isolated", "invert": False}
     llama3 = {"type": "Sequence", "processors": [level, _begin_with(names[0], len(vocab))]}
     return _bpe_file(
-        {"vocab": vocab, "merges": _merges(merged, vocab), "ignore_merges": kind == "llama3"},
+        {"vocab": vocab, "merges": _merges(merged, vocab), "ignore_merges": kind.startswith("llama3")},
         added,
-        normalizer=None if kind == "llama3" else {"type": "NFC"},
+        normalizer=None if kind.startswith("llama3") else {"type": "NFC"},
         pre_tokenizer={"type": "Sequence", "pretokenizers": [split, level]},
-        post_processor=llama3 if kind == "llama3" else level,
+        post_processor=llama3 if kind.startswith("llama3") else level,
         decoder=level,
     )
 
@@ -236,7 +244,8 @@ CONFIGS: Mapping[Kind, Json] = MappingProxyType(
 
 def _config(kind: Kind, added: Sequence[Json]) -> Json:
     """tokenizer_config.json."""
-    config = dict(CONFIGS["gemma" if kind.startswith("gemma") else "spm" if kind.startswith("spm") else kind])
+    like = next((name for name in ("gemma", "spm", "llama3") if kind.startswith(name)), kind)
+    config = dict(CONFIGS[like])
     if kind.startswith(("spm", "gemma")):
         config |= {"add_bos_token": True, "add_eos_token": False}
     if kind == "spm-inst":
@@ -245,7 +254,7 @@ def _config(kind: Kind, added: Sequence[Json]) -> Json:
         config |= {"eos_token": "<|im_end|>", "pad_token": "</s>"}
     decoder = {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added}
     common = {"clean_up_tokenization_spaces": False, "model_max_length": 512, "added_tokens_decoder": decoder}
-    return config | common | {"chat_template": TEMPLATES["gemma" if kind.startswith("gemma") else kind]}
+    return config | common | {"chat_template": TEMPLATES[kind if kind in TEMPLATES else like]}
 
 
 def write_tokenizer(kind: Kind, folder: Path) -> None:

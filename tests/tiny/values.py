@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Layout = Literal["plain", "mixtral", "fused", "turned", "vision-v4", "vision-v5"]
-Kind = Literal["spm", "spm-added", "spm-inst", "llama3", "qwen", "glm", "gemma", "gemma-image"]
+Kind = Literal["spm", "spm-added", "spm-inst", "llama3", "llama3-image", "qwen", "glm", "gemma", "gemma-image"]
 Config = dict[str, Any]
 Array = NDArray[np.float32]
 Weights = Mapping[str, Array]

@@ -166,9 +166,9 @@ LLAMA4_VISION: Config = {
         "model_type": "llama4_vision_model",
         "hidden_size": 32,
         "intermediate_size": 128,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": 3,  # or the converter finds no name for the adapter's fc2
         "num_attention_heads": 2,
-        "image_size": 28,
+        "image_size": 56,
         "patch_size": 14,
         "projector_input_dim": 64,
         "projector_output_dim": 64,
@@ -275,5 +275,6 @@ MODELS: dict[str, Tiny] = {
         "turned",
         spread=_turned,
         renames=((r"^model\.", "language_model.model."), (r"^lm_head\.", "language_model.lm_head.")),
+        processor={"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]},
     ),
 }

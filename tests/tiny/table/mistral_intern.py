@@ -39,7 +39,7 @@ PIXTRAL: Config = {
     "model_type": "pixtral",
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 3,  # or the converter finds no name for linear_2, which has a number of its own
     "num_attention_heads": 2,
     "head_dim": 16,
     "image_size": 32,
@@ -48,6 +48,7 @@ PIXTRAL: Config = {
     "hidden_act": "silu",
     "rope_theta": 10000.0,
 }
+PROCESSOR: Config = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]}
 MISTRAL3: Config = {
     "model_type": "mistral3",
     "text_config": MISTRAL,
@@ -237,7 +238,7 @@ def _mistral3(text: Config, layout: str) -> Tiny:
     config = MISTRAL3 | {"text_config": text}
     renames = [(r"vision_tower\.vision_model\.", "vision_tower.")]  # Pixtral has no level between
     kind: Layout = "vision-v5" if layout == "v5" else "vision-v4"
-    return Tiny("Mistral3ForConditionalGeneration", config, "llama3", kind, renames=renames)
+    return Tiny("Mistral3ForConditionalGeneration", config, "llama3-image", kind, renames=renames, processor=PROCESSOR)
 
 
 MODELS: dict[str, Tiny] = {

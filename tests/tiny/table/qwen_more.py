@@ -39,19 +39,20 @@ QWEN25_VL: Config = QWEN2_VL | {
     "tie_word_embeddings": True,
     "vision_config": {
         "model_type": "qwen2_5_vl",
-        "depth": 1,
+        "depth": 3,  # or the converter finds no name for the projector's second matrix, which has the number 2
         "hidden_size": 32,
         "intermediate_size": 48,
         "out_hidden_size": 64,
         "num_heads": 2,
         "in_chans": 3,
         "patch_size": 4,
-        "window_size": 16,
-        "fullatt_block_indexes": [0],
+        "window_size": 112,
+        "fullatt_block_indexes": [2],
     },
 }
 # Its README's advice for long texts.
 YARN = {"type": "yarn", "mrope_section": [2, 3, 3], "factor": 4.0, "original_max_position_embeddings": 128}
+COLOURS: Config = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]}
 # 64 pairs and the axes of the real ones.
 QWEN3_VL: Config = {
     "model_type": "qwen3_vl",
@@ -219,15 +220,18 @@ TURNED = tuple(f"blk.{i}.ffn_{part}_exps.weight" for i in range(2) for part in (
 
 MODELS: dict[str, Tiny] = {
     "qwen2vl": Tiny("Qwen2VLForConditionalGeneration", QWEN2_VL, "qwen", renames=BESIDE, version5=_text_apart),
-    "qwen2.5vl": Tiny("Qwen2_5_VLForConditionalGeneration", QWEN25_VL, "qwen", renames=WITHIN, version5=_text_apart),
+    "qwen2.5vl": Tiny(
+        "Qwen2_5_VLForConditionalGeneration", QWEN25_VL, "qwen", renames=WITHIN, version5=_text_apart, processor=COLOURS
+    ),
     "qwen2.5vl-yarn": Tiny(
         "Qwen2_5_VLForConditionalGeneration",
         QWEN25_VL | {"rope_scaling": YARN},
         "qwen",
         renames=BESIDE,
         version5=_text_apart,
+        processor=COLOURS,
     ),
-    "qwen3vl": Tiny("Qwen3VLForConditionalGeneration", QWEN3_VL, "qwen", renames=WITHIN),
+    "qwen3vl": Tiny("Qwen3VLForConditionalGeneration", QWEN3_VL, "qwen", renames=WITHIN, processor=COLOURS),
     "qwen3vlmoe": Tiny("Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, "qwen", renames=WITHIN, stores=_turned),
     "qwen3vlmoe-v5": Tiny(
         "Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, "qwen", "fused", renames=WITHIN, wrong=TURNED
