@@ -112,7 +112,7 @@ REFUSED = dict.fromkeys(
     "where the model weighs each against its rivals alone (SparseMixer, arXiv 2409.12136)",
 ) | {
     "HyperCLOVAXForCausalLM": "llama.cpp has no graph for it (Llama's, with factors of its own and norms behind each "
-    "block); the smaller HyperCLOVA X SEED text models are LlamaForCausalLM, and are exported",
+    "block); the smaller HyperCLOVA X SEED text models are LlamaForCausalLM, and are exported"
 }
 """Architectures that llama.cpp does not know, or loads and computes wrongly, so that no file is right, and why."""
 
@@ -120,6 +120,11 @@ REFUSED = dict.fromkeys(
 def find(architecture: str) -> Family | None:
     """The family of an architecture as ``config.json`` names it, or None."""
     return next((family for family in ALL if architecture in family.architectures), None)
+
+
+def llamacpp_knows(architecture: str) -> bool:
+    """Whether llama.cpp's converter has a text model of this architecture, though there is no table of it here."""
+    return architecture in KNOWN.split()
 
 
 def nearest(architecture: str) -> list[str]:

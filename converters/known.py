@@ -3,8 +3,7 @@
 Read off the registrations in its `conversion` folder (llama-cpp-python 0.3.36), text models only.
 """
 
-KNOWN = frozenset(
-    """
+KNOWN = """
 AfmoeForCausalLM ApertusForCausalLM ArceeForCausalLM ArcticForCausalLM AudioFlamingo3ForConditionalGeneration
 BailingMoeForCausalLM BailingMoeV2ForCausalLM BailingMoeV3ForCausalLM BailingMoeV3VLForConditionalGeneration
 BambaForCausalLM BertForMaskedLM BertForSequenceClassification BertModel BitNetForCausalLM BitnetForCausalLM
@@ -44,5 +43,4 @@ StepVLForConditionalGeneration T5EncoderModel T5WithLMHeadModel TalkieForCausalL
 UnlimitedOCRForCausalLM VoxtralForConditionalGeneration WavTokenizerDec XLMRobertaForSequenceClassification
 XLMRobertaModel XverseForCausalLM YoutuForCausalLM YoutuVLForConditionalGeneration
 modeling_grove_moe.GroveMoeForCausalLM modeling_sarvam_moe.SarvamMoEForCausalLM
-""".split()
-)
+"""

@@ -51,7 +51,7 @@ VISION_LLAMA4 = Projector(
         counts=SIZES,
         requires=PREPARED | {"hidden_act": ("gelu", None), "rope_theta": (10000.0,)},
         notes={
-            "squares": "llama.cpp hands the squares of {value} x {value} patches of an image to Llama 4 column by column, "
+            "squares": "llama.cpp hands the squares of {value} x {value} patches of an image over column by column, "
             "training row by row: what it answers about images is worse than what was trained."
         },
         shapes=SQUARES,

@@ -23,6 +23,7 @@ KINDS = {
     "spm-added": "SentencePiece, tokens added",
     "spm-inst": "SentencePiece",
     "llama3": "byte-level",
+    "llama3-image": "byte-level",
     "qwen": "byte-level",
     "glm": "byte-level",
     "gemma": "SentencePiece, Gemma's",
@@ -30,26 +31,28 @@ KINDS = {
 }
 HEAD = """# Families
 
-Made by `python docs/generate.py` from the families' tables and the tiny models of `tests/tiny`; a test keeps it fresh.
+Made by `python docs/generate.py` from the families' tables and the tiny models of `tests/tiny`; a test keeps it
+fresh.
 
 Each variant is a random model, made on the spot, that goes through every proof of `tests/test_families.py`:
 
-- **converter**: at f32 and bf16, names, shapes, types, values (SHA-256) and metadata of the file equal those of llama.cpp's
-  own converter, recorded in `tests/reference/golden`. *same as X*: the converter cannot read this layout, and the file equals
-  that of the same weights in layout X. *but …*: tensors or metadata where the converter is wrong or says too little; the
-  reason stands beside the variant in `tests/tiny/table`.
-- **logits**: the f32 file computes what transformers computes from the checkpoint in float32, within 2e-5 of the logits'
-  standard deviation; 1e-4 for gated delta nets, 2e-4 or 5e-4 a layer where llama.cpp's GELU, a table of f16 values, lies
-  between; any other bound is given, and its reason stands beside the variant. *a reference in the test* stands for
-  transformers where it has no class.
-- It loads and decodes in llama.cpp; both spellings of config.json give one file; a tensor of no row is refused by name.
+- **converter**: at f32 and bf16, names, shapes, types, values (SHA-256) and metadata of the file equal those of
+  llama.cpp's own converter, recorded in `tests/reference/golden`. *same as X*: the converter cannot read this layout,
+  and the file equals that of the same weights in layout X. *but …*: tensors or metadata where the converter is wrong
+  or says too little; the reason stands beside the variant in `tests/tiny/table`.
+- **logits**: the f32 file computes what transformers computes from the checkpoint in float32, within 2e-5 of the
+  logits' standard deviation; 1e-4 for gated delta nets, 2e-4 or 5e-4 a layer where llama.cpp's GELU, a table of f16
+  values, lies between; any other bound is given, and its reason stands beside the variant. *a reference in the test*
+  stands for transformers where it has no class.
+- It loads and decodes in llama.cpp; both spellings of config.json give one file; a tensor of no row is refused by
+  name.
 
 Adapters: `tests/test_family_adapters.py` lays PEFT's LoRA over all linear modules of one model of each family, and
-compares with PEFT's own merge; every method is compared on Llama ([merging](merging.md)). Tokenizers are the tokenizer's
-own affair ([tokenizers](tokenizers.md)): a family says only what it fixes.
+compares with PEFT's own merge; every method is compared on Llama ([merging](merging.md)). Tokenizers are the
+tokenizer's own affair ([tokenizers](tokenizers.md)): a family says only what it fixes.
 
-The two `_native` families are Mistral's own format, without a config.json: `tests/test_mistral_native.py` compares their
-files with those of the same weights in Hugging Face's format and with llama.cpp's converter, their logits with
+The two `_native` families are Mistral's own format, without a config.json: `tests/test_mistral_native.py` compares
+their files with those of the same weights in Hugging Face's format and with llama.cpp's converter, their logits with
 transformers. No adapter is laid over them.
 
 | family | variant | architecture | in GGUF | tokenizer | converter | logits |

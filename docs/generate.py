@@ -1,4 +1,4 @@
-"""Write cli.md, merging.md, families.md, tokenizers.md and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
+"""Write this folder's generated pages and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
 
 import ast
 import re

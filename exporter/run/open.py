@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from converters import KNOWN, REFUSED, find, nearest
+from converters import REFUSED, find, llamacpp_knows, nearest
 from converters.spec import Config, Family
 from exporter.config import complete, read_config
 from exporter.errors import RunError
@@ -111,7 +111,7 @@ def _family(config: Config, folder: Path) -> Family:
         raise RunError(
             f"{folder / 'config.json'}: the architecture {architecture} is not supported. "
             + (f"Supported and near: {', '.join(near)}. " if near else "")
-            + ("llama.cpp knows it: docs/add-a-family.md tells how to add it. " if architecture in KNOWN else "")
+            + ("llama.cpp knows it: docs/add-a-family.md tells how to add it. " if llamacpp_knows(architecture) else "")
             + "`ggufx families` lists all."
         )
     return family

@@ -25,7 +25,6 @@ q8_0, each tensor with `ne` and, for each level, type and SHA-256; the metadata 
 import argparse
 import hashlib
 import json
-import math
 import subprocess
 import sys
 import tempfile
