@@ -30,6 +30,8 @@ class Given:
     spell: Callable[[str], str | None]
     split: Callable[[str], tuple[Part, ...]] = field(default=lambda _: ())
     packing: str | None = "rank_major"
+    tied: bool = False
+    """The base's config says that its head is its embedding."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, View
-from exporter.errors import SourceError
-from exporter.source.files import FLOATS, Stored
+from exporter.errors import MergeError, SourceError
+from exporter.merge.keys import PREFIX
+from exporter.source.files import FLOATS, Stored, Within
 
 MOST_EXPERTS = 2**16
 """More than any model has; so many names are made of one stored tensor."""
@@ -75,6 +76,46 @@ def our_parts(stored: str, family: Family) -> tuple[tuple[str, int, int], ...]:
             views = ((_fill(ours, match), form) for ours, form in targets if isinstance(form, View))
             return tuple((ours, form.part, form.of) for ours, form in views)
     return ()
+
+
+def apart(stored: Mapping[str, Stored], family: Family, base: Collection[str]) -> dict[str, Stored]:
+    """An adapter's tensors, fused ones of experts that it saves whole taken apart: a matrix for each expert's module.
+
+    The names are those that the modules would have where experts are modules, as transformers 4 has them.
+    MergeError where there are fewer experts than in the ``base``.
+    """
+    rules = _Rules(family)
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        inner = rules.without_prefix(name.removeprefix(PREFIX))
+        matches = ((pattern.fullmatch(inner), targets) for pattern, targets in rules.stored.items())
+        match, targets = next((one for one in matches if one[0]), (None, []))
+        views = [(ours, form) for ours, form in targets if isinstance(form, View)]
+        if match is None or not views:
+            found[name] = tensor
+            continue
+        for ours, form in views:
+            module = _fill(_spelled_apart(ours, family), match)
+            parts = dict(_views(PREFIX + module, form, tensor))
+            beyond = _fill(ours, match).replace("{e}", str(tensor.shape[0]))
+            if beyond in base:
+                raise MergeError(
+                    f"{tensor.file}: {name} holds {tensor.shape[0]} experts, the base model has more: it has {beyond}. "
+                    "The adapter was trained over another base: give that one with --base."
+                )
+            found |= {one: _within(one, part, tensor) for one, part in parts.items()}
+    return found
+
+
+def _spelled_apart(ours: str, family: Family) -> str:
+    """What transformers calls an expert's weight where the fused tensor's module is called as it is now."""
+    target = family.layouts[ours]
+    return next((form for form in target if isinstance(form, str)), ours) if isinstance(target, tuple) else ours
+
+
+def _within(name: str, part: Weight, tensor: Stored) -> Stored:
+    place = Within(part.stored, part.expert or 0, part.first_row)
+    return Stored(name, tensor.file, part.shape, part.dtype, place)
 
 
 class _Rules:
