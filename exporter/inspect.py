@@ -7,6 +7,7 @@ from exporter.plan import Wishes, build
 from exporter.report.changed import changed_weights
 from exporter.run import Asked, Run, open_run
 from exporter.source import comparison_fields, open_source
+from exporter.text import printable
 from exporter.vocabulary import label
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _license(folder: Path) -> str | None:
 
 def render(facts: dict[str, Any]) -> str:
     """The facts as text: a line for each, those that belong together under a heading."""
-    return "\n".join(line for name, value in facts.items() for line in _lines(name.replace("_", " "), value))
+    return "\n".join(printable(line) for name, value in facts.items() for line in _lines(name.replace("_", " "), value))
 
 
 def _lines(name: str, value: object, indent: str = "") -> list[str]:
@@ -112,7 +113,7 @@ def _in_one_line(name: str, value: dict[str, object]) -> str | None:
             return f"{name}: {token} {text} ({source})"
         case {"layer": layer, "delta": float(delta), "error": float(error)}:
             ratio = f"{error / delta:.3g} times" if delta else "more than"
-            return f"layer {layer}: rounding to 4 bits took {error:.4g}, {ratio} what training added, {delta:.4g}"
+            return f"layer {layer}: ‖rounding to 4 bits‖ {error:.4g}, ‖training‖ {delta:.4g}: {ratio} as much"
     return None
 
 

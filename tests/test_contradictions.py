@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import load, merged, source_of, train, write_adapter
+from adapters import adapted, by_our_names, finished, largest_excess, load, merged, source_of, train, write_adapter
 from exported import change_json, planned
+from peft_cases import case
+from peft_cases import train as train_case
 from safetensors.torch import load_file, save_file
 from tiny import make
 
@@ -158,3 +160,87 @@ def test_a_mistyped_path_is_no_name_of_the_hub(name: str, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match=r"there is no such folder. Give the run, a folder or a Hub id"):
         planned(Path(name) if name.startswith("r") else name, "q8_0")  # type: ignore[arg-type]
+
+
+HEAD_PAIR = {
+    "base_model.model.lm_head.lora_A.weight": torch.full((4, 64), 0.5),
+    "base_model.model.lm_head.lora_B.weight": torch.full((409, 4), 0.25),
+}
+MLP = "base_model.model.model.layers.0.mlp"
+MLP_PAIR = {f"{MLP}.down_proj.lora_A.weight": torch.ones(4, 160), f"{MLP}.down_proj.lora_B.weight": torch.ones(64, 4)}
+MLP_COPY = {f"{MLP}.{name}_proj.weight": torch.ones(160, 64) for name in ("up", "gate")}
+MLP_COPY |= {f"{MLP}.down_proj.weight": torch.ones(64, 160)}
+Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
+FIRST = "layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "targets", "saved"),
+    [
+        (HEAD_PAIR, "lm_head", "lm_head"),
+        (HEAD_PAIR | {"base_model.model.lm_head.weight": torch.ones(409, 64)}, "lm_head", "lm_head"),
+        (MLP_PAIR | MLP_COPY, "layers.0.mlp.down_proj", "layers.0.mlp"),
+        (MLP_PAIR | MLP_COPY, "layers.0.mlp.down_proj", "mlp"),
+    ],
+)
+def test_lora_on_a_module_that_is_saved_whole_is_refused(
+    tensors: dict[str, torch.Tensor], targets: str, saved: str, tmp_path: Path
+) -> None:
+    """PEFT loads the saved copy, and nothing of the pair."""
+    base = make("llama", tmp_path / "base")
+    run = write_adapter(tmp_path / "run", base, tensors, target_modules=[FIRST, targets], modules_to_save=[saved])
+    with pytest.raises(MergeError, match=rf"lora_A and lora_B of \S*{targets}, which modules_to_save .*{saved}"):
+        source_of(run, base)
+
+
+def test_trained_tokens_of_an_embedding_that_is_saved_whole_are_refused(tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    run = train(load(base), tmp_path / "run", target_modules=["q_proj"], trainable_token_indices=[3, 5])
+    change_json(run / "adapter_config.json", modules_to_save=["embed_tokens"])
+    with pytest.raises(MergeError, match=r"trained tokens of model\.embed_tokens, which modules_to_save"):
+        source_of(run, base)
+
+
+def test_a_bias_of_lora_b_that_the_config_does_not_know_is_refused(tmp_path: Path) -> None:
+    base = make("llama-bias", tmp_path / "base")
+    run = write_adapter(tmp_path / "run", base, {f"{Q_PROJ}.lora_B.bias": torch.ones(64)})
+    with pytest.raises(MergeError, match=r"lora_B\.bias, and adapter_config\.json does not say lora_bias"):
+        source_of(run, base)
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_a_bias_by_its_plain_name_is_taken_from_a_peft_that_called_it_so(bias: str, tmp_path: Path) -> None:
+    """PEFT before 0.7 trained the module's own bias; since then it is the base layer's, and the other is left out."""
+    base = make("llama-bias", tmp_path / "base")
+    run = write_adapter(tmp_path / "run", base, {f"{Q_PROJ}.bias": torch.full((64,), 3.0)}, bias=bias)
+    assert finished(source_of(run, base))[f"model.{FIRST}.bias"].eq(3).all()
+    change_json(run / "adapter_config.json", peft_version="0.19.0")
+    with pytest.raises(MergeError, match=r"q_proj\.bias beside .*before 0\.7.*peft_version.*q_proj\.base_layer\.bias"):
+        source_of(run, base)
+
+
+@pytest.mark.parametrize("method", ["LORA", "LOHA"])
+def test_modules_within_one_that_is_saved_whole_are_not_missing(method: str, tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    fields: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["layers.1.mlp"]}
+    if method == "LORA":
+        run = train(load(base), tmp_path / "run", **fields)
+    else:
+        run = train_case(case(method, **fields), base, tmp_path / "run")
+    ids, model, live = torch.tensor([[1, 5, 6, 3, 8, 250]]), load(base), adapted(load(base), run)
+    with torch.no_grad():
+        before = model(ids).logits
+        model.load_state_dict(finished(source_of(run, base)), strict=True)
+        found, expected = model(ids).logits, live(ids).logits
+    assert float((found - expected).abs().max()) < 1e-4
+    assert float((before - expected).abs().max()) > 1
+
+
+def test_a_module_of_a_part_that_is_left_out_may_be_saved_whole(tmp_path: Path) -> None:
+    """Its parameters have names that no part of the text model has."""
+    base = make("gemma3-vision", tmp_path / "base")
+    targets = r".*language_model.*v_proj"
+    run = train(load(base), tmp_path / "run", target_modules=targets, modules_to_save=["multi_modal_projector"])
+    source = source_of(run, base)
+    assert any("mm_input_projection_weight" in name for name in source.changes.left_out)
+    assert largest_excess(finished(source), merged(load(base), run), by_our_names(load(base).state_dict())) <= 1

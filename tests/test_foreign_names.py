@@ -1,5 +1,6 @@
 """Names of an adapter's tensors in which several programs left their mark, one over the other."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +81,14 @@ def test_forms_of_two_programs_in_one_file_are_refused(tmp_path: Path) -> None:
     store(run, {compiled_in_parallel(name): tensor for name, tensor in stored.items()})
     with pytest.raises(MergeError, match=r"two tensors for one place|does not begin with"):
         source_of(run, base)
+
+
+def test_an_adapters_name_with_a_hyphen_is_read(tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    run = train(load(base), tmp_path / "run", target_modules=["q_proj", "embed_tokens"])
+    expected = finished(source_of(run, base))
+    stored = load_file(run / "adapter_model.safetensors")
+    forms = {re.sub(r"\.(lora_[A-Za-z_]+)", r".\1.my-ad 2", name): tensor for name, tensor in stored.items()}
+    store(run, dict.fromkeys(stored) | forms)
+    found = finished(source_of(run, base))
+    assert all(tensor.equal(found[name]) for name, tensor in expected.items())

@@ -261,7 +261,7 @@ def test_a_start_that_changed_the_base_is_exact_where_peft_converted_it(
         model.save_pretrained(tmp_path / "as-it-is")
         model.save_pretrained(tmp_path / "run", path_initial_model_for_weight_conversion=str(tmp_path / "before"))
         expected = by_our_names(model.merge_and_unload().state_dict())
-    with pytest.raises(MergeError, match=rf"'{start}', which changes the base weights.*path_initial_model"):
+    with pytest.raises(MergeError, match=rf'"{start}", which changes the base weights.*path_initial_model'):
         source_of(tmp_path / "as-it-is", bases["llama"])
     # W - A0 B0 + A B there, W + (A B - A0 B0) here: one rounding more.
     assert excess(bases["llama"], tmp_path / "run", expected) <= 8

@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters import finished, load, one_thread, quiet, source_of, store, train
+from adapters import by_our_names, finished, largest_excess, load, merged, one_thread, quiet, source_of, store, train
 from exported import COMMAND
 from report_document import top
 from safetensors.torch import load_file
@@ -42,6 +42,24 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def check(adapter: Path, base: Path) -> dict[str, Any]:
     run = open_run(adapter, base=str(base))
     return check_merge(run, open_source(run), lambda *_: None)
+
+
+def over(base: Path, *adapters: str) -> dict[str, Any]:
+    """The check of adapters with factors over a base."""
+    run = open_run(base, adapters=adapters)
+    return check_merge(run, open_source(run), lambda *_: None)
+
+
+def train_by(config: Any, base: Path, folder: Path) -> None:  # noqa: ANN401  (PEFT has no types)
+    """An adapter of any method as PEFT saves it, every trained parameter moved at random."""
+    with quiet():
+        model = peft.get_peft_model(load(base), config)
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for one in model.parameters():
+                if one.requires_grad:
+                    one.add_(0.1 * torch.randn(one.shape, generator=generator))
+        model.save_pretrained(folder)
 
 
 CHECKED: tuple[tuple[str, dict[str, Any], int], ...] = (
@@ -88,14 +106,7 @@ def test_another_method_passes(
     case: tuple[str, dict[str, Any], set[str]], bases: dict[str, Path], tmp_path: Path
 ) -> None:
     method, fields, how = case
-    with quiet():
-        model = peft.get_peft_model(load(bases["llama"]), getattr(peft, method)(**fields))
-        generator = torch.Generator().manual_seed(7)
-        with torch.no_grad():
-            for one in model.parameters():
-                if one.requires_grad:
-                    one.add_(0.1 * torch.randn(one.shape, generator=generator))
-        model.save_pretrained(tmp_path / "run")
+    train_by(getattr(peft, method)(**fields), bases["llama"], tmp_path / "run")
     found = check(tmp_path / "run", bases["llama"])
     require_passed(found)
     assert {one["how"] for one in found["weights"]} == how
@@ -183,6 +194,32 @@ def test_several_adapters_with_factors_pass(bases: dict[str, Path], tmp_path: Pa
         "q_proj": "added, then added",
         "up_proj": "added",
     }
+
+
+@pytest.mark.parametrize("case", [("LoHaConfig", -0.7), ("VeraConfig", 7), ("DeloraConfig", -3)])
+def test_a_factor_of_a_method_that_peft_merges_is_checked(
+    case: tuple[str, float], bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, (method, factor) = bases["llama"], case
+    train_by(getattr(peft, method)(target_modules=["q_proj", "down_proj"]), base, tmp_path)
+    require_passed(over(base, f"{tmp_path}:{factor}"))
+    before, alone = (by_our_names(load(base).state_dict()), merged(load(base), tmp_path))
+    expected = {name: before[name] + factor * (tensor - before[name]) for name, tensor in alone.items()}
+    source = open_source(open_run(base, adapters=(f"{tmp_path}:{factor}",)))
+    assert largest_excess(finished(source), expected, before) <= 1
+    from exporter.merge import layer  # noqa: PLC0415
+
+    right = layer.Layer._of_whole
+    monkeypatch.setattr(layer.Layer, "_of_whole", lambda *given: right(*given) * 1.001)
+    assert over(base, f"{tmp_path}:{factor}")["status"] == "fail"
+
+
+def test_a_factor_of_an_embedding_is_checked(bases: dict[str, Path], tmp_path: Path) -> None:
+    train(load(bases["llama"]), tmp_path, target_modules=["embed_tokens", "q_proj"])
+    copies = {"base_model.model.model.embed_tokens.base_layer.weight": None, "base_model.model.lm_head.weight": None}
+    found = over(bases["llama"], f"{store(tmp_path, copies)}:0.25")
+    require_passed(found)
+    assert {one["weight"]: one["status"] for one in found["compared"]}[EMBEDDING] == "pass"
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])

@@ -1,6 +1,7 @@
 """What lies beside a merged folder's weights: the base's licence, a record of the merge; and whom NaN is blamed on."""
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapters import finished, load, one_thread, quiet, source_of, store, train, write_adapter
+from adapters import PAIR, finished, load, one_thread, quiet, source_of, store, train, write_adapter
 from checkpoints import of_peft, same, state, write
 from click.testing import CliRunner
 from exported import written
@@ -191,3 +192,25 @@ def test_the_base_is_blamed_for_its_own(tmp_path: Path) -> None:
     run = write_adapter(tmp_path / "run", base, {})
     with pytest.raises(WeightError, match=r"^model.layers.0.self_attn.q_proj.weight: holds NaN or infinity"):
         write(run, base, tmp_path / "out")
+
+
+def test_a_record_is_valid_json_whatever_it_holds(tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    Path(os.fsdecode(os.fsencode(base) + b"/LICENSE\xff")).write_bytes(b"a\0b")
+    large = {name: torch.full_like(tensor, 1e12) for name, tensor in PAIR.items()}
+    fields = {"peft_version": "\ud800", "exclude_modules": ["\ud800"], "modules_to_save": ["\ud800"]}
+    run = write_adapter(tmp_path / "run", base, large, **fields)
+    write(run, base, tmp_path / "out", dtype="f32")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    said = json.loads((tmp_path / "out" / "merge.json").read_bytes(), parse_constant=refuse)
+    assert said["adapters"][0]["settings"]["peft_version"] == "\ud800"
+    assert said["not_copied"] == [os.fsdecode(b"LICENSE\xff")]
+    q = "model.layers.0.self_attn.q_proj.weight"
+    before = load_file(base / "model.safetensors")[q].double()
+    change = load_file(tmp_path / "out" / "model.safetensors")[q].double() - before
+    assert said["merge"]["largest_relative_delta"] == pytest.approx(float(change.norm() / before.norm()))
+    checked = check_merge(open_run(run, base=str(base)), source_of(run, base), lambda *_: None)
+    assert (checked["status"], checked["weights"][0]["delta"]) == ("pass", pytest.approx(float(change.norm())))

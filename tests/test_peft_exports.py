@@ -13,6 +13,7 @@ from tiny import make
 
 from converters.spec import EMBEDDING
 from exporter.errors import MergeError
+from exporter.report.changed import changed_weights
 
 __all__ = ["one_thread"]
 ON_HEAD = {
@@ -76,3 +77,13 @@ def test_four_threads_write_the_bytes_of_one(name: str, tmp_path: Path) -> None:
         assert alone[level].read_bytes() == together[level].read_bytes(), level
     _, plain = written(base, tmp_path / "base-gguf", ("f32",))
     assert plain["f32"].read_bytes() != alone["f32"].read_bytes()
+
+
+@pytest.mark.parametrize("name", ["beft", "ia3-bias", "glora-no-bias", "hira-embedding"])
+def test_weights_are_counted_before_reading_as_after(name: str, tmp_path: Path) -> None:
+    base = make(CASES[name].base, tmp_path / "base")
+    source = source_of(train_other(CASES[name], base, tmp_path / "run"), base)
+    before = changed_weights(source)
+    finished(source)
+    assert before == changed_weights(source) == [one for one, delta in source.deltas().items() if delta.change > 0]
+    assert name != "beft" or all(one.endswith(".bias") for one in before)

@@ -159,7 +159,7 @@ def test_inspect_compares(lora: Path, base: Path, choice: str, size: float) -> N
     assert layer["error"] == pytest.approx(float(error), rel=1e-5)
     assert layer["delta"] == pytest.approx(2 * 4 * size * size * 64, rel=1e-3)
     assert any(one.startswith("QLoRA: in 1 of 1 layers") for one in facts["warnings"]) is (size < 0.01)
-    assert f"layer 0: rounding to 4 bits took {layer['error']:.4g}" in render(facts)
+    assert f"layer 0: ‖rounding to 4 bits‖ {layer['error']:.4g}, ‖training‖ " in render(facts)
 
 
 def test_report(lora: Path, base: Path, tmp_path: Path) -> None:

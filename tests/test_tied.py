@@ -3,6 +3,7 @@
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -260,3 +261,36 @@ def test_trained_tokens_change_a_head_of_its_own_only_where_it_was_trained(
     expected = merged(load(base), tmp_path / "run")
     assert largest_excess(found, expected, by_our_names(load(base).state_dict())) <= 1
     assert HEAD in found
+
+
+@pytest.mark.parametrize(
+    ("indices", "tied"),
+    [
+        ({"embed_tokens": [1, 2, 5]}, True),
+        ([1, 2, 5], True),
+        ({"embed_tokens": [3, 4], "lm_head": [3, 4]}, True),
+        ({"lm_head": [3, 4]}, False),  # PEFT ties rows of the embedding alone
+    ],
+)
+def test_ensured_tying_of_tokens_is_as_in_peft(*, indices: Any, tied: bool, bases: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    base = bases["qwen2"]
+    fields = {"target_modules": ["q_proj"], "ensure_weight_tying": True}
+    train(load(base), tmp_path, trainable_token_indices=indices, **fields)
+    source = source_of(tmp_path, base)
+    assert source.tied == tied
+    assert _answers_as_live(base, tmp_path, finished(source))
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {"rank_pattern": {"embed_tokens": 2}, "alpha_pattern": {"lm_head": 3}},
+        {"rank_pattern": {"lm_head": 2}, "alpha_pattern": {"embed_tokens": 3}},
+    ],
+)
+def test_a_tied_head_has_the_rank_of_the_embedding(
+    patterns: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base, targets = bases["qwen2"], ["q_proj", "embed_tokens"]
+    train(load(base), tmp_path, target_modules=targets, ensure_weight_tying=True, **patterns)
+    assert _answers_as_live(base, tmp_path, finished(source_of(tmp_path, base)))

@@ -105,6 +105,8 @@ def test_a_folder_of_another_choice_says_what_differs(run: Path, base: Path, tmp
 
     assert f"otherwise: the adapters: {run} + {other} with weight 0.5 before, {run} now. " in refused(adapters=())
     assert f"{run} + {other} with weight 0.25 now. " in refused(adapters=(f"{other}:0.25",))
+    close = refused(adapters=(f"{other}:0.50000001",))
+    assert f"{run} + {other} with weight 0.5 before, {run} + {other} with weight 0.50000001 now. " in close
     assert "otherwise: --qlora-base was full, is nf4. " in refused(qlora_base="nf4")
     assert "otherwise: --moe-lora-layout was not given, is rank_major. " in refused(packing="rank_major")
     both = refused(qlora_base="nf4", adapters=())

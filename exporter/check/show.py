@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.check.values import Check
+from exporter.text import printable
 
 
 def as_document(file: Path, run: str, checks: Sequence[Check]) -> dict[str, object]:
@@ -16,8 +17,4 @@ def as_document(file: Path, run: str, checks: Sequence[Check]) -> dict[str, obje
 def render(checks: Sequence[Check]) -> str:
     """A line for each check: its name, how it went, and what was compared or found. It cannot steer the terminal."""
     width = max(len(check.name) for check in checks)
-    return "\n".join(f"{check.name:<{width}}  {check.status:<7}  {_printable(check.detail)}" for check in checks)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return "\n".join(f"{check.name:<{width}}  {check.status:<7}  {printable(check.detail)}" for check in checks)

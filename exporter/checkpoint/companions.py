@@ -82,4 +82,5 @@ def _bytes(path: Path) -> bytes:
 
 
 def _text(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    # Lone surrogates, which JSON may hold as escapes, are written as escapes again.
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

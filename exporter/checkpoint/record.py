@@ -1,6 +1,5 @@
 """What a merged checkpoint says of itself: the base's licence, and merge.json, a record of what it was made of."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import RunError
 from exporter.report.compose import merge_block
+from exporter.text import json_text
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
@@ -91,7 +91,7 @@ def record(run: "Run", source: "Merged", made: Mapping[str, Any], hashes: Mappin
         "merge": merge_block(source) if run.adapters else None,
         **made,
     }
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(document) + "\n").encode()
 
 
 def _base_name(run: "Run") -> str:

@@ -1,11 +1,10 @@
 """The commands: the only place that prints, the only one that catches."""
 
-import json
 import os
 import signal
 import sys
 from functools import partial
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import click
 from exporter.cli.options import RUN, options, takes
 from exporter.cli.steps import Steps
 from exporter.errors import GgufxError, ProfileError
+from exporter.text import json_text, printable, printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def inspect(run: str, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     from exporter.inspect import inspect_run, render  # noqa: PLC0415
 
     facts = inspect_run(run, **asked)
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else render(facts))
+    _say(json_text(facts) if as_json else render(facts))
 
 
 @cli.command()
@@ -74,7 +74,7 @@ def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> No
     from exporter.plan.show import as_document, render  # noqa: PLC0415
 
     _, _, made = prepare(run, _profiles(quant), options(asked | {"no_verify": True}))
-    click.echo(json.dumps(as_document(made), indent=2, ensure_ascii=False) if as_json else render(made))
+    _say(json_text(as_document(made)) if as_json else render(made))
 
 
 @cli.command()
@@ -103,7 +103,7 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
             hashes = partial(hash_inputs, of, source)
             document = write_checkpoint(of, source, out, wish, progress=partial(steps, "write"), hashes=hashes)
     text = render(document) if check else render_written(document)
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if asked["as_json"] else text)
+    _say(json_text(document) if asked["as_json"] else text)
     if check:
         require_passed(document)
     return FAILED if document.get("status") == "unproved" else 0
@@ -129,7 +129,7 @@ def check(file: Path, against: str, **asked: Any) -> None:  # noqa: ANN401
         checks = check_file(run, plan, file, Asked(asked["text"], threads=cores(asked["threads"])))
         steps("check", 1, 1)
     document = as_document(file, against, checks)
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if asked["as_json"] else render(checks))
+    _say(json_text(document) if asked["as_json"] else render(checks))
     require_passed(file, checks)
 
 
@@ -171,11 +171,11 @@ def families(*, as_json: bool) -> None:
 
     rows = [{"family": one.name, "arch": one.arch, "architectures": list(one.architectures)} for one in ALL]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        _say(json_text(rows))
         return
     width = max(len(str(row["family"])) for row in rows)
     for row in rows:
-        click.echo(f"{row['family']:<{width}}  {', '.join(row['architectures'])}")
+        _say(f"{row['family']:<{width}}  {', '.join(row['architectures'])}")
 
 
 @cli.command()
@@ -190,12 +190,12 @@ def profiles(name: str | None, *, as_json: bool) -> None:
         rows = [
             {"name": one.name, "file_type": one.file_type, "default": one.default, "text": one.text} for one in chosen
         ]
-        click.echo(json.dumps(rows[0] if name else rows, indent=2))
+        _say(json_text(rows[0] if name else rows))
     elif name:
-        click.echo(chosen[0].text, nl=False)
+        _say(chosen[0].text, end="")
     else:
         for one in chosen:
-            click.echo(f"{one.name:<8}  {one.default:<5}  {len(one.rules)} rules")
+            _say(f"{one.name:<8}  {one.default:<5}  {len(one.rules)} rules")
 
 
 def _profiles(quants: tuple[str, ...]) -> "Sequence[Profile]":
@@ -216,11 +216,16 @@ def _print_report(document: "Document", *, as_json: bool, where: Path | None) ->
     from exporter.report import render_table  # noqa: PLC0415
 
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        _say(json_text(document))
         return
-    click.echo(render_table(document), nl=False)
+    _say(render_table(document), end="")
     if where is not None:
-        click.echo(f"\n{where}")
+        _say(f"\n{printable(str(where))}")
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Text on stdout; nothing in it steers the terminal."""
+    click.echo(printable_lines(text) + end, nl=False)
 
 
 def _status(document: "Document") -> int:
@@ -240,13 +245,15 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        shown = StringIO()
+        error.show(shown)
+        click.echo(printable_lines(shown.getvalue()), nl=False, err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what was finished and has its name is kept, what was not is removed", err=True)
         sys.exit(INTERRUPTED)
     except GgufxError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(REFUSED)
     except OSError as error:
         # Of what is ours to read and write, every such error is a GgufxError by now: this is stdout, full or closed.

@@ -7,12 +7,13 @@ from exporter.merge.layer import Layer
 from exporter.merge.lora import KINDS
 from exporter.merge.resized import count_rows
 from exporter.merge.tied import base_is_tied, is_tied, share_origin
-from exporter.merge.values import Changes, Given
+from exporter.merge.values import Change, Changes, Given
 from exporter.merge.view import Delta, Merged
 
 __all__ = [
     "KINDS",
     "LAYOUTS",
+    "Change",
     "Changes",
     "Delta",
     "Given",

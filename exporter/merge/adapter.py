@@ -99,8 +99,8 @@ def check_together(layers: "Sequence[Layer]", names: "Sequence[str]") -> None:
         if fixed and layer.weight != 1:
             raise MergeError(
                 f"{name}: has the factor {layer.weight:g}, but it replaces or multiplies {fixed[0]}"
-                f"{f' and {len(fixed) - 1} more' if fixed[1:] else ''}, which has no part to take so much of. Give it "
-                "without a factor."
+                f"{f' and {len(fixed) - 1} more' if fixed[1:] else ''}, of which there is no half or double. "
+                "Give it without a factor, and alone where another adapter changes the same weights."
             )
         for j, (other, its) in enumerate(zip(layers, names, strict=True)):
             both = [weight for weight in fixed if weight in other.changes.by_weight]

@@ -1,17 +1,19 @@
 """An adapter's tensors, each laid to the weight it changes; every one is used, left out by name, or refused."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
 from exporter.merge.experts import of_experts, parameter_of
-from exporter.merge.keys import WHOLE, in_peft_form, part_of
-from exporter.merge.lora import check_layer, check_target, rank_and_scale, token_ids
+from exporter.merge.keys import PREFIX, WHOLE, in_peft_form, part_of
+from exporter.merge.lora import check_layer, check_target, is_set_aside, rank_and_scale, token_ids
 from exporter.merge.values import Added, Change, Changes, Factors, Given, Tokens
 
 LAID = {"tokens", "base"}  # rows trained alone, and the resized matrix that they are laid over
 PAIR = 2  # tensors of LoRA, and sides of a matrix
+SINCE_WRAPPED = ("loftq_config", "megatron_config", "peft_version")
+"""Fields that PEFT writes since 0.7, in which a layer of LoRA wraps the module, whose bias is ``base_layer.bias``."""
 Slots = dict[str, dict[str, str]]
 """Our name of a weight (or what the adapter calls a fused parameter) -> part of its change -> tensor of the adapter."""
 
@@ -25,17 +27,26 @@ def read_changes(given: Given) -> Changes:
     slots: Slots = {}
     modules, left_out = {}, []
     for name, form in spelled.items():
+        if _is_left_out(form, given):  # whatever it holds
+            left_out.append(name)
+            continue
         module, part = part_of(form, given.config, given.path)
         modules[name] = module
         weight = _place(module, part, given)
         if weight is None:
             left_out.append(name)
+        elif not given.shapes[name]:
+            raise MergeError(
+                f"{given.path}: {name} is a single number, expected a vector or a matrix. The file is damaged: copy it "
+                "again, or save the adapter again."
+            )
         elif part in slots.setdefault(weight, {}):
             raise MergeError(f"{given.path}: {weight} has two tensors for one place: {slots[weight][part]} and {name}.")
         else:
             slots[weight][part] = name
     changes: dict[str, Change] = {}
     for weight, names in slots.items():
+        _check_bias(weight, slots, given)
         changes |= _changes(weight, names, given, modules)
     return Changes(changes, len(given.shapes), tuple(left_out))
 
@@ -44,21 +55,31 @@ def _place(module: str, part: str, given: Given) -> str | None:
     """What a tensor changes: our name of a weight, a fused parameter of experts; None for a part that is left out."""
     if part in WHOLE.values():
         return given.spell(module)
-    fused = _parameter(module, given)
+    fused = _fused(module, given)
     if fused is not None:
         return fused if given.split(fused) else given.spell(fused)
     return given.spell(f"{module}.{'bias' if part == 'bias' else 'weight'}")
 
 
-def _parameter(module: str, given: Given) -> str | None:
-    """The parameter that a pair is of, where the model has it; None for a pair of a plain module."""
-    named = parameter_of(module, given.config)
-    there = named is not None and (given.split(named) or given.spell(named) in given.base)
-    return named if there else None
+def _is_left_out(name: str, given: Given) -> bool:
+    """Whether a tensor, spelled as PEFT does, is of a part that is left out."""
+    return name.startswith(PREFIX) and given.spell(name.removeprefix(PREFIX)) is None
+
+
+def _fused(module: str, given: Given) -> str | None:
+    """The parameter that a pair of factors is of, one that the base has; None for a pair of a plain module.
+
+    ``target_parameters`` may name a parameter as shortly as ``down_proj``, which a plain module may be called too.
+    """
+    found = parameter_of(module, given.config)
+    there = found is not None and (given.split(found) or given.spell(found) in given.base)
+    return found if there else None
 
 
 def _fits(name: str, given: Given) -> bool:
     """Whether a name, spelled as PEFT does, is of a weight that the base has, or of a part that is left out."""
+    if _is_left_out(name, given):
+        return True
     try:
         module, part = part_of(name, given.config, given.path)
     except MergeError:
@@ -88,6 +109,11 @@ def _changes(weight: str, names: Mapping[str, str], given: Given, modules: Mappi
     if "tokens" in parts:
         return {weight: replace(change, tokens=_tokens(weight, parts["tokens"], modules[parts["tokens"]], given))}
     if "bias" in parts:
+        if not given.config.get("lora_bias"):
+            raise MergeError(
+                f"{given.path}: holds {parts['bias']}, and adapter_config.json does not say lora_bias: PEFT would "
+                "leave it out. The two files are of different runs: copy both from one."
+            )
         scale = rank_and_scale(given.config, modules[parts["bias"]], given.path)[1]
         return {weight: replace(change, added=Added(parts["bias"], scale))}
     if not parts:
@@ -105,8 +131,13 @@ def _tokens(weight: str, name: str, module: str, given: Given) -> Tokens:
     Whether the matrix has these rows is for the vocabulary's ledger, for training may have resized it.
     """
     ids = token_ids(given.config, module, given.path)
+    if is_set_aside(given.config, module):
+        raise MergeError(
+            f"{given.path}: has trained tokens of {module}, which modules_to_save of adapter_config.json names as "
+            "saved whole: PEFT does not load such an adapter. The two files are of different runs: copy both from one."
+        )
     base = given.base.get(weight) or given.base[EMBEDDING]
-    if given.shapes[name] != (len(ids), base[1]) or min(ids, default=0) < 0:
+    if given.shapes[name] != (len(ids), base[-1]) or len(base) != PAIR or min(ids, default=0) < 0:
         raise MergeError(
             f"{given.path}: {name} is {list(given.shapes[name])}, adapter_config.json names {len(ids)} tokens from "
             f"{min(ids, default=0)} on, {weight} is {list(base)}. The files are of different runs."
@@ -125,7 +156,7 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
             "lora_B (or lora_embedding_A and _B) go together. Save the adapter again."
         )
     module = modules[a]
-    fused = _parameter(module, given)
+    fused = _fused(module, given)
     if fused is None:  # PEFT finds parameters by target_parameters alone
         check_layer(given.config, module, given.path)
         check_target(given.config, module, given.path)
@@ -133,12 +164,37 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
     _check_pair(a, b, given)
     _check_magnitude(a, magnitude, given)
     ranks = (given.shapes[a][0], given.shapes[b][-1])
-    if ranks != (rank, rank) and not (fused and given.split(fused)):
+    expected = _tied_rank(module, modules.values(), given) or rank
+    if ranks != (expected, expected) and not (fused and given.split(fused)):
         raise MergeError(
-            f"{given.path}: {module} has rank {ranks[0]} by its tensors, {rank} by adapter_config.json "
+            f"{given.path}: {module} has rank {ranks[0]} by its tensors, {expected} by adapter_config.json "
             "(r, rank_pattern). The two files are of different runs."
         )
     return rank, Factors(a, b, scale, embedding, magnitude, conv1d=given.turned(f"{module}.weight"))
+
+
+def _tied_rank(module: str, modules: Iterable[str], given: Given) -> int | None:
+    """The rank of a head that PEFT ties to the embedding, and gives its tensors; None for any other module.
+
+    The head's scale follows from the head's own rank all the same.
+    """
+    if given.spell(f"{module}.weight") != HEAD or not (given.tied and given.config.get("ensure_weight_tying")):
+        return None
+    embedding = next((one for one in modules if given.spell(f"{one}.weight") == EMBEDDING), None)
+    return None if embedding is None else rank_and_scale(given.config, embedding, given.path)[0]
+
+
+def _check_bias(weight: str, slots: Slots, given: Given) -> None:
+    """MergeError for a bias by its plain name, beside LoRA on its module, of a PEFT that loads it by another name."""
+    pair = slots.get(f"{weight.removesuffix('bias')}weight", {})
+    wrapped = [field for field in SINCE_WRAPPED if field in given.config]
+    if weight.endswith(".bias") and "saved" in slots[weight] and "a" in pair and wrapped:
+        name = slots[weight]["saved"]
+        raise MergeError(
+            f"{given.path}: holds {name} beside {pair['a']}, as PEFT before 0.7 saved a trained bias, and "
+            f"adapter_config.json is of a later one ({wrapped[0]}), which would leave it out. If training did make it, "
+            f"call it {name.removesuffix('bias')}base_layer.bias in the file; else take it out."
+        )
 
 
 def _check_pair(a: str, b: str, given: Given) -> None:

@@ -85,7 +85,9 @@ def check_layers(changes: Changes, base: Mapping[str, tuple[int, ...]], adapter:
     made = [change for change in changes.by_weight.values() if change.factors is not None or change.whole is not None]
     trained = {change.weight for change in made}
     kinds = {_kind(weight) for weight in trained}
-    missing = sorted((name for name in base if _kind(name) in kinds and name not in trained), key=_in_order)
+    # PEFT lays nothing over a module that modules_to_save names, alone or within another, and saves it whole.
+    saved = {weight for weight, change in changes.by_weight.items() if change.replaced_by != change.origin}
+    missing = sorted((name for name in base if _kind(name) in kinds and name not in trained | saved), key=_in_order)
     listed = config["target_modules"]
     if missing and not any(re.search(r"\d", str(name)) for name in cast("list[object]", listed)):
         raise MergeError(
@@ -138,7 +140,9 @@ def _in_order(weight: str) -> tuple[int, ...]:
 
 def _moves(change: Change, adapter: "TensorFiles") -> bool:
     """Whether training replaced a weight, or added something to it that is not zero because a factor is."""
-    if change.replaced_by != change.origin or change.tokens is not None or change.whole is not None:
+    if change.replaced_by != change.origin or (change.tokens is not None and change.tokens.ids):
+        return True
+    if change.whole is not None:
         return True
     if change.added is not None:
         return change.added.scale != 0 and bool(adapter.read(change.added.vector, (slice(None),)).any())

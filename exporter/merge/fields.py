@@ -155,6 +155,7 @@ def shown(value: object) -> str:
 def other_base(config: Mapping[str, object]) -> str:
     """The end of the message where an adapter does not fit the base."""
     return (
-        "It was trained over another base, or another revision of it: adapter_config.json names "
-        f"{config.get('base_model_name_or_path')}. Give that one with --base or --base-revision."
+        "It was trained over another base, or another revision of it. adapter_config.json names "
+        f"{config.get('base_model_name_or_path')}: give that one with --base or --base-revision; if it is the one in "
+        "use, the name is wrong, and the run's README.md or the training's configuration may tell the right one."
     )

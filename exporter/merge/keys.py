@@ -46,7 +46,9 @@ class Rewrite:
 
 
 REWRITES = (
-    Rewrite("an adapter's name within", r"\.((?:lora|trainable|modules_to)_\w+)\.(?!weight$|bias$)\w+(?=$|\.)", r".\1"),
+    Rewrite(
+        "an adapter's name within", r"\.((?:lora|trainable|modules_to)_\w+)\.(?!weight$|bias$)[^.]+(?=$|\.)", r".\1"
+    ),
     Rewrite(
         "a wrapper of FSDP or torch.compile", r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.", ""
     ),

@@ -41,13 +41,13 @@ def check_config(config: Mapping[str, object], path: Path) -> None:
             else "Convert it to plain LoRA with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
         )
         raise MergeError(
-            f"{path}: init_lora_weights is {start!r}, which changes the base weights when training begins, so the "
+            f"{path}: init_lora_weights is {shown(start)}, which changes the base weights when training begins, so the "
             f"adapter does not fit the base as published. {advice}."
         )
     for name, value in config.items():
         if name not in READ and value:
             raise MergeError(
-                f"{path}: {name} is {value!r}; such an adapter is not merged here. Merge it with PEFT first."
+                f"{path}: {name} is {shown(value)}; such an adapter is not merged here. Merge it with PEFT first."
             )
 
 
@@ -101,14 +101,20 @@ def check_layer(config: Mapping[str, object], module: str, path: Path) -> None:
 def _layer_of(module: str, pattern: object) -> int | None:
     """The number of a module's layer: the first behind a name of ``layers_pattern``, or behind any where that is empty.
 
-    None for a module that is in no such layer. MergeError for a pattern that may take for ever.
+    None for a module that is in no such layer. MergeError for a pattern that may take for ever, or takes no number.
     """
     names = [pattern] if isinstance(pattern, str) and pattern else pattern
     for name in names if isinstance(names, list) else ():
         _check_pattern(rf"{name}\.\d+", "layers_pattern", len(module))
     starts = [rf"(?:^|.*?\.){name}" for name in names] if isinstance(names, list) and names else [r".*?\.[^.]*"]
     found = (re.match(rf"{start}\.(?P<layer>\d+)\.", module) for start in starts)
-    return next((int(one["layer"]) for one in found if one), None)
+    first = next(filter(None, found), None)
+    if first is not None and first["layer"] is None:  # PEFT ends with an error
+        raise MergeError(
+            f"adapter_config.json: layers_pattern is {shown(pattern)}, which fits {module} without the layer's number "
+            "behind it. Give the names of the lists of layers alone, as a list."
+        )
+    return int(first["layer"]) if first is not None else None
 
 
 def check_target(config: Mapping[str, object], module: str, path: Path) -> None:
@@ -120,12 +126,32 @@ def check_target(config: Mapping[str, object], module: str, path: Path) -> None:
     named = str(targets).lower() == "all-linear" or not targets or _names(targets, module) is not False
     if module.rpartition(".")[2] in EMBEDDINGS:  # ensure_weight_tying trains the other one with it
         named = True
+    if is_set_aside(config, module):
+        raise MergeError(
+            f"{path}: has lora_A and lora_B of {module}, which modules_to_save of adapter_config.json "
+            f"({shown(config['modules_to_save'])}) names, or a module around it: PEFT saves it whole, and trains "
+            "nothing else of it. The two files are of different runs: copy both from one."
+        )
     if not named or (excluded and _names(excluded, module)):
         raise MergeError(
             f"{path}: has lora_A and lora_B of {module}, but target_modules of adapter_config.json is "
             f"{shown(targets)} and exclude_modules {shown(excluded)}: PEFT would leave the module as it was. The two "
             "files are of different runs: copy both from one."
         )
+
+
+def is_set_aside(config: Mapping[str, object], module: str) -> bool:
+    """Whether PEFT saves a module whole, alone or in one around it, and so lays nothing over it.
+
+    That is where an entry of ``modules_to_save`` fits the module's name (PEFT's ``check_target_module_exists``).
+    MergeError for an entry that may take for ever.
+    """
+    entries = config.get("modules_to_save")
+    for entry in entries if isinstance(entries, list) else ():
+        _check_pattern(str(entry), "modules_to_save", len(module))
+        if re.match(rf"(^|.*\.){entry}($|\..*)", module):
+            return True
+    return False
 
 
 def _names(listed: object, module: str) -> bool | None:

@@ -73,7 +73,10 @@ NEEDED: Mapping[str, tuple[str, bool, str]] = {
 """A field of the configuration, the value it must have, and what is the matter otherwise."""
 
 BIAS = frozenset({"BEFT", "GLORA", "IA3", "LN_TUNING", "ROAD"})
-"""Methods that change a module's bias too; BEFT changes nothing else."""
+"""Methods that change a module's bias too."""
+
+ONLY_BIAS = frozenset({"BEFT"})
+"""Methods that change a module's bias and nothing else."""
 
 ADDS = frozenset({
     "ADALORA", "C3A", "DELORA", "FOURIERFT", "GRALORA", "LOHA", "LOKR", "PVERA", "RANDLORA", "SHIRA", "SUPERTUNING",

@@ -90,12 +90,13 @@ def configure(adapter: "Stored") -> Any:  # noqa: ANN401
     for name, value in adapter.config.items():
         if value and name in WHOLE_MODEL:
             raise MergeError(
-                f"{adapter.path}: {name} is {value!r}; such an adapter is not merged here. Merge it with PEFT."
+                f"{adapter.path}: {name} is {shown(value)}; such an adapter is not merged here. Merge it with PEFT."
             )
         if value and name not in {*known, "peft_type"}:
             raise MergeError(
-                f"{adapter.path}: {name} is {value!r} in adapter_config.json, a field that PEFT {__version__} does not "
-                f"have for {adapter.config['peft_type']}. Install the PEFT that wrote it, or merge it with that one."
+                f"{adapter.path}: {name} is {shown(value)} in adapter_config.json, a field that PEFT {__version__} "
+                f"does not have for {adapter.config['peft_type']}. Install the PEFT that wrote it, or merge it with "
+                "that one."
             )
     with quietly("adapter_config.json", adapter.path):
         config = kind(**{name: value for name, value in adapter.config.items() if name in known})

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import MergeError
 from exporter.merge.fields import other_base
 from exporter.merge.lora import matched
-from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, RENAMED, WIDEST, check_method, check_options, check_sizes
+from exporter.merge.methods import (
+    ADDS,
+    AGAIN,
+    BIAS,
+    HEAVY,
+    ONLY_BIAS,
+    RENAMED,
+    WIDEST,
+    check_method,
+    check_options,
+    check_sizes,
+)
 from exporter.merge.peft_config import COUNTED, OURS, check_counted, check_targeted, configure, today
 from exporter.merge.skeleton import NAME, PREFIX, ROOT, around, build, nothing, quietly, saved
 
@@ -108,6 +119,7 @@ class PeftModules:
         """Numbers of the largest weight."""
         self.changes_bias = self.method in BIAS
         """Whether ``merged`` must be given the bias of a module that has one."""
+        self.changes_weight = self.method not in ONLY_BIAS
         self.adds = self.method in ADDS
         """Whether it adds to a weight what does not depend on the weight, so that other adapters may add to it too."""
 

@@ -45,6 +45,8 @@ class Given:
     split: Callable[[str], tuple[Part, ...]] = field(default=lambda _: ())
     turned: Callable[[str], bool] = field(default=lambda _: False)
     packing: str | None = "rank_major"
+    tied: bool = False
+    """The base's config says that its head is its embedding."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from exporter.merge_check.laid import Laid, fused_parameter, fused_parts, fused_
 if TYPE_CHECKING:
     import torch
 
-    from exporter.merge.values import Change, Factors, Part
+    from exporter.merge.values import Change, Factors, Part, Whole
     from exporter.run import Adapter
 
 Weights = Mapping[str, "torch.Tensor"]
@@ -63,17 +63,24 @@ def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
     change = _made_by(laid, weight)
     with quietly(weight, laid.adapter.weights):
         if change.whole is not None:
-            bias = before.get(change.whole.bias or "")
-            modules: Any = laid.layer.modules
-            done = modules.merged(change.whole.module, before[change.whole.weight], bias)
-            made = {change.whole.weight: done.weight} | (
-                {str(change.whole.bias): done.bias} if bias is not None else {}
-            )
-            return {name: tensor for name, tensor in made.items() if tensor is not None}
+            return _whole(laid, change.whole, before)
         if change.factors is not None:
             fused = change.factors.expert is not None
             return (_experts if fused else _linear)(laid, change, change.factors, before)
-        return {weight: _kept(laid, change, before[weight])}
+        as_before = change.tokens is None and change.replaced_by is None  # a saved copy of what was there
+        return {weight: before[weight] if as_before else _kept(laid, change, before[weight])}
+
+
+def _whole(laid: Laid, whole: "Whole", before: Weights) -> dict[str, "torch.Tensor"]:
+    """A module as PEFT merges it, or so much of its change as the adapter's factor says."""
+    modules: Any = laid.layer.modules
+    done = modules.merged(whole.module, before[whole.weight], before.get(whole.bias or ""))
+    made = {name: tensor for name, tensor in ((whole.weight, done.weight), (whole.bias, done.bias)) if name}
+    factor = laid.layer.weight
+    if factor == 1:
+        return {name: tensor for name, tensor in made.items() if tensor is not None}
+    double = {name: before[name].double() for name, tensor in made.items() if tensor is not None}
+    return {name: (start + factor * (made[name].double() - start)).float() for name, start in double.items()}
 
 
 def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -> dict[str, "torch.Tensor"]:
@@ -96,7 +103,7 @@ def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -
     tensors = {form.format("A"): factors.a, form.format("B"): factors.b, "lora_magnitude_vector": factors.magnitude}
     tensors |= {"lora_B.bias": added.vector if added else None}
     layer = _loaded(model, module, {end: laid.tensor(name) for end, name in tensors.items() if name})
-    layer.scale_layer(laid.layer.weight)
+    _scale(layer, laid.layer.weight)
     layer.merge(safe_merge=False)
     done = layer.get_base_layer()
     finished = done.weight.detach().float()
@@ -118,7 +125,7 @@ def _experts(laid: Laid, change: "Change", factors: "Factors", before: Weights) 
     config.target_modules, config.target_parameters = [], [f"{module}.{parameter}"]
     a, b = _as_peft_packs(laid.tensor(factors.a), laid.tensor(factors.b), factors, as_stored=part.turned is True)
     layer = _loaded(_wrapped(module, holder, config), module, {"lora_A.weight": a, "lora_B.weight": b})
-    layer.scale_layer(laid.layer.weight)
+    _scale(layer, laid.layer.weight)
     layer.merge(safe_merge=False)
     done = getattr(layer.get_base_layer(), parameter).detach()
     return {
@@ -140,6 +147,11 @@ def _apart(matrix: "torch.Tensor", count: int, part: "Part") -> "list[torch.Tens
     """One expert's weights out of the fused parameter."""
     rows = matrix.T if part.turned else matrix
     return [rows[k::count] for k in range(count)] if part.mixed else list(rows.chunk(count))
+
+
+def _scale(layer: Any, factor: float) -> None:  # noqa: ANN401  (PEFT has no types)
+    """Give an adapter a factor: PEFT's own ``scale_layer`` passes over one on an embedding."""
+    layer.scaling[NAME] *= factor
 
 
 def remade(laid: Laid, weight: str) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from exporter.text import printable
+
 
 def render(document: dict[str, Any]) -> str:
     """Every changed weight with its norms, the comparison, each kind of weight, the remarks, and the result last."""
@@ -30,7 +32,7 @@ def render(document: dict[str, Any]) -> str:
         _agreement(document),
         f"merge: {document['status']}",
     ]
-    return "\n\n".join([*tables, "\n".join(map(_printable, lines))])
+    return "\n\n".join([*tables, "\n".join(map(printable, lines))])
 
 
 def _agreement(document: dict[str, Any]) -> str:
@@ -41,23 +43,21 @@ def _agreement(document: dict[str, Any]) -> str:
         why = "; ".join(sorted({one["detail"] for one in document["compared"]}))
         return f"compared with PEFT: none of {changed} changed weights, so nothing is proved: {why}"
     worst = max(beside, key=lambda one: (one["difference"] / (one["allowed"] or 1e-45), one["difference"]))
-    return (
-        f"compared with PEFT: {len(beside)} of {changed} changed weights, largest difference "
-        f"{worst['difference']:.3g} of allowed {worst['allowed']:.3g}"
-    )
+    found = f"{worst['difference']:.3g}, where {worst['allowed']:.3g} is allowed" if worst["difference"] else "0"
+    return f"compared with PEFT: {len(beside)} of {changed} changed weights, largest difference {found}"
 
 
 def render_written(document: dict[str, Any]) -> str:
     """What was made of a merged checkpoint, and where it is."""
     made = f"{document['tensors']} tensors in {document['dtype']}, {document['bytes']:,} bytes, head {document['head']}"
     lines = [f"{made}; {document['compared']} weights read back"]
-    lines += [f"not copied: {_printable(name)} of the base, no short text" for name in document["not_copied"]]
-    return "\n".join([*lines, "", document["folder"]])
+    lines += [f"not copied: {printable(name)} of the base, no short text" for name in document["not_copied"]]
+    return "\n".join([*lines, "", printable(document["folder"])])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
     """Aligned columns, two blanks between; columns of numbers to the right. Names cannot steer the terminal."""
-    lines = [[_printable(cell) for cell in row] for row in (head, *rows)]
+    lines = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     return "\n".join(
         "  ".join(
@@ -80,7 +80,3 @@ def _range(row: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -6,6 +6,7 @@ from typing import Any
 
 from exporter.plan.values import Job, Plan, ProjectorPlan
 from exporter.report.numbers import bits, size
+from exporter.text import printable
 
 
 def as_document(plan: Plan) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def render(plan: Plan) -> str:
         lines.append(f"{name:<{width}}  {'  '.join(f'{kind:>7}' for kind in job.types)}  {shape}, {source}")
     lines += [f"left out: {part}" for part in plan.left_out]
     lines += [f"note: {note}" for note in plan.notes]
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in plan.warnings)])
+    return "\n".join(map(printable, [*lines, *(f"warning: {warning}" for warning in plan.warnings)]))
 
 
 def _rows(plan: Plan) -> list[tuple[str, Job, str]]:

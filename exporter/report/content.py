@@ -1,6 +1,5 @@
 """What a report says, in order, before it is Markdown or a page."""
 
-import json
 import shlex
 from typing import get_type_hints
 
@@ -9,6 +8,7 @@ from exporter.report.levels import level_sections
 from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
 from exporter.report.of_run import NOT_SAID, count_or_not, name_or_not, run_blocks, tokenizer_blocks
 from exporter.report.schema import Coverage, Document, Level
+from exporter.text import json_text
 
 MODES = {
     "default": "ggufx's: every token of a window but the first",
@@ -152,5 +152,4 @@ def _unknown(fields: dict[str, object], kind: type) -> dict[str, object]:
 
 
 def _as_json(place: str, fields: dict[str, object]) -> Fold | None:
-    text = json.dumps(fields, indent=2, ensure_ascii=False)
-    return Fold(f"{place}: {', '.join(fields)}", Code(text)) if fields else None
+    return Fold(f"{place}: {', '.join(fields)}", Code(json_text(fields))) if fields else None

@@ -75,7 +75,7 @@ def _changed(what: str, was: str, now: str) -> str:
 def _adapter(adapter: Mapping[str, Any]) -> str:
     """An adapter with its factor."""
     weight = adapter.get("weight")
-    return str(adapter.get("path")) + ("" if weight in (None, 1) else f" with weight {weight:g}")
+    return str(adapter.get("path")) + ("" if weight in (None, 1) else f" with weight {weight!r}")
 
 
 def _require_comparable(folder: Path, report: Document, asked: Mapping[str, Any], kept: list[str]) -> None:

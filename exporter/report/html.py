@@ -1,7 +1,6 @@
 """A report as one page: no script, no other file, nothing from the network."""
 
 from functools import cache
-from html import escape
 from importlib.resources import files
 
 from exporter.report.blocks import Alert, Block, Cell, Code, Facts, Fold, Mark, Notes, Picture, Section, Table, Text
@@ -10,6 +9,7 @@ from exporter.report.numbers import NOT_MEASURED
 from exporter.report.of_run import title
 from exporter.report.picture import draw_pictures, not_drawn
 from exporter.report.schema import Document
+from exporter.text import html_text as escape
 
 CLASSES = {"pass": "pass", "fail": "fail", "error": "error", "undecided": "undecided"}
 NARROW = 3

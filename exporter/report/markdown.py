@@ -6,6 +6,7 @@ from exporter.report.blocks import Alert, Block, Cell, Code, Facts, Fold, Mark, 
 from exporter.report.content import sections
 from exporter.report.of_run import title
 from exporter.report.schema import Document
+from exporter.text import printable, printable_lines
 
 SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
@@ -26,14 +27,14 @@ def render_markdown(document: Document) -> str:
 
 def escape(text: str) -> str:
     """Return ``text`` so that Markdown shows it as it is, on one line."""
-    line = BREAKS.sub(" ", text)
+    line = printable(BREAKS.sub(" ", text))
     line = EDGE_UNDERSCORE.sub(r"\\_", SPECIAL.sub(r"\\\1", line))
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def code(text: str) -> str:
     """Return ``text`` as a code span that may stand in a table: one line, with a fence longer than any run of ticks."""
-    line = BREAKS.sub(" ", text)
+    line = printable(BREAKS.sub(" ", text))
     if not line.strip():
         return escape(line)
     fence = _fence(line, 1)
@@ -79,7 +80,7 @@ def _cell(cell: Cell) -> str:
 
 def _fenced(text: str) -> str:
     fence = _fence(text, 3)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}text\n{printable_lines(text)}\n{fence}"
 
 
 def _fence(text: str, least: int) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from exporter.report.labels import Box, place
 from exporter.report.numbers import plain, size, with_error
 from exporter.report.scale import Scale, linear, logarithmic
 from exporter.report.schema import Document, Level
+from exporter.text import html_text as escape
 
 WIDTH, HEIGHT = 480, 360
 LEFT, RIGHT, TOP, BOTTOM = 60, 464, 44, 306

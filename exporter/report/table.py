@@ -11,6 +11,7 @@ from rich.text import Text
 from exporter.report.levels import ratio, verdict
 from exporter.report.numbers import NOT_MEASURED, bits, percent, plain, size, with_error
 from exporter.report.schema import Document, Level
+from exporter.text import printable
 
 HEAD = ("level", "size", "bpw", "perplexity", "ratio", "KLD", "p99", "top-1 %", "verdict")
 LEGEND = (
@@ -93,8 +94,3 @@ def _substitutes(document: Document) -> list[str]:
         lines += [printable(f"{level['quant']}: {', '.join(parts)}")] if parts else []
     head = "other types than wanted, whose blocks (256 weights in K-quants) do not fill the rows:"
     return ["", head, *lines] if lines else []
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with control characters written as escapes, so that a name cannot steer the terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

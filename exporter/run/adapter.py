@@ -64,7 +64,7 @@ def _asked(asked: str) -> Adapter:
         weight = float("nan")
     if not 0 < abs(weight) < LARGEST:  # not a number is neither
         raise RunError(f"--adapter {asked}: the factor is {tail!r}, expected a number other than 0, such as 0.5.")
-    folder = resolve(name, None, "run")
+    folder = resolve(name, None, "adapter")
     found = own_adapter(folder, base=None, over=True)
     if not found:
         raise RunError(f"{folder}: holds no adapter (adapter_config.json). Give --adapter the folder of one.")

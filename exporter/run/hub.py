@@ -16,6 +16,14 @@ FETCHED = (
 FETCHED_BIN = ("*adapter_model*.bin", "*pytorch_model*.bin")
 """Fetched as well where those give no weights: most repositories that hold such files hold safetensors too."""
 
+ADVICE = {
+    "run": "Give the run, a folder or a Hub id such as org/name.",
+    "base": "adapter_config.json names it, or --base; it was looked for relative to the run and to the current folder. "
+    "Give the base model with --base DIR_OR_ID.",
+    "adapter": "Give --adapter the folder of an adapter, or its Hub id such as org/name.",
+}
+"""What to do where there is no folder of a name."""
+
 
 def resolve(name: str, revision: str | None, what: str, *, hint: str = "") -> Path:
     """A folder: the one named, else the Hub's cache, else the Hub. RunError where there is none.
@@ -23,7 +31,7 @@ def resolve(name: str, revision: str | None, what: str, *, hint: str = "") -> Pa
     Args:
         name: a folder or a Hub id.
         revision: the Hub revision.
-        what: ``run`` or ``base``, for the message.
+        what: ``run``, ``base`` or ``adapter``, for the message.
         hint: a sentence that ends the message.
     """
     folder = expanded(name)
@@ -36,14 +44,7 @@ def resolve(name: str, revision: str | None, what: str, *, hint: str = "") -> Pa
     local = name.startswith((".", "~")) or is_folder(Path(name).parent) or name.endswith(".gguf")
     if folder.exists() or local or not HUB_ID.fullmatch(name):
         found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
-        advice = (
-            "adapter_config.json names it, or --base; it was looked for relative to the run and to the current folder. "
-            "Give the base model with --base DIR_OR_ID."
-        )
-        raise RunError(
-            f"{name}: {found}. {advice if what == 'base' else 'Give the run, a folder or a Hub id such as org/name.'}"
-            + hint
-        )
+        raise RunError(f"{name}: {found}. {ADVICE[what]}{hint}")
     return _download(name, revision, what, hint)
 
 

@@ -26,6 +26,8 @@ PACKAGES = {
 }
 TRAINED = ("trainer_state.json", "training_args.bin", "train_results.json", "all_results.json")
 """What the Trainer of transformers writes, and so all that is built on it."""
+RECORD = "merge.json"
+"""What ``ggufx merge --out`` writes beside a merged checkpoint."""
 MANY = 32
 """Files of YAML that are looked at in a folder: a run has a few."""
 
@@ -45,6 +47,15 @@ class Traces:
     notes: tuple[str, ...]
 
 
+def _merged(file: Path) -> str:
+    """What the record of a merged checkpoint says of where it is from."""
+    record = read_json(file)
+    base, adapters = record.get("base"), record.get("adapters")
+    names = [one.get("name") for one in adapters if isinstance(one, dict)] if isinstance(adapters, list) else []
+    over = base.get("name") if isinstance(base, dict) else None
+    return f"{RECORD}: ggufx {record.get('ggufx')} merged {', '.join(map(str, names)) or 'no adapter'} into {over}."
+
+
 def read_traces(places: Sequence[Path], adapter: Mapping[str, object]) -> Traces:
     """Read what the trainer left.
 
@@ -56,6 +67,7 @@ def read_traces(places: Sequence[Path], adapter: Mapping[str, object]) -> Traces
     cards = [read_card(place / "README.md") for place in places if (place / "README.md").is_file()]
     said = [*settings, *cards]
     found = _trainers(places, (settings, cards), adapter)
+    merged = [_merged(place / RECORD) for place in places[:1] if (place / RECORD).is_file()]
     trainer, by = next(found, (None, None))
     data = next((one for one in said if one.datasets), None)
     named = dict.fromkeys((name, _name(one.file, places)) for one in said for name in one.bases)
@@ -67,7 +79,7 @@ def read_traces(places: Sequence[Path], adapter: Mapping[str, object]) -> Traces
         dataset=", ".join(data.datasets) if data else None,
         dataset_from=_name(data.file, places) if data else None,
         trained=bool(written) or any(_found(places, name) for name in TRAINED),
-        notes=tuple(f"{_name(card.file, places)}: {card.unread}" for card in cards if card.unread),
+        notes=(*merged, *(f"{_name(card.file, places)}: {card.unread}" for card in cards if card.unread)),
     )
 
 

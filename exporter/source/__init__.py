@@ -1,11 +1,13 @@
 """Tensors by name, in one spelling, read by rows when asked, the adapter already laid over the base."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError, SourceError
 from exporter.merge import (
     KINDS,
+    Change,
     Given,
     Merged,
     base_is_tied,
@@ -22,7 +24,7 @@ from exporter.merge import (
 )
 from exporter.source.checkpoint import open_checkpoint
 from exporter.source.files import TensorFiles, open_file, open_model
-from exporter.source.names import is_turned, our_name, our_parts, turned_copies
+from exporter.source.names import apart, is_turned, our_name, our_parts, turned_copies
 from exporter.source.qlora import comparison_fields, round_trip
 from exporter.source.quantized import dequantized
 from exporter.source.replicated import Replicated
@@ -87,8 +89,9 @@ def _given_layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) ->
 
 def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Layer":
     """One adapter, checked against the base."""
-    stored = open_file(adapter.weights, integers=adapter.config.get("peft_type") not in KINDS)
-    tensors = TensorFiles(stored.tensors, turned_copies(stored.tensors, run.names))
+    opened = open_file(adapter.weights, integers=adapter.config.get("peft_type") not in KINDS)
+    own = apart(opened.tensors, run.names, base.shapes())
+    tensors = TensorFiles(own, turned_copies(opened.tensors, run.names))
     shapes = {name: stored.shape for name, stored in tensors.tensors.items()}
     given = Given(
         adapter.config,
@@ -99,8 +102,10 @@ def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Laye
         split=lambda name: our_parts(name, run.names),
         turned=lambda name: is_turned(name, run.names),
         packing=packing(adapter.config, run.packing, run.trainer),
+        tied=bool(run.config.get("tie_word_embeddings")),
     )
     layer = read_layer(given, tensors, adapter.weight)
+    layer.changes = replace(layer.changes, tensors=len(opened.tensors))
     if adapter.config.get("ensure_weight_tying") and run.config.get("tie_word_embeddings"):
         _check_ensured(layer.changes, adapter)
     if tied:
@@ -117,10 +122,12 @@ def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Laye
 def _check_ensured(changes: "Changes", adapter: "Adapter") -> None:
     """MergeError where embedding and head are to be tied, but the file changes one of them only.
 
-    PEFT stores both; a version that cannot tie them stores, and trains, the one that was targeted.
+    PEFT stores both; a version that cannot tie them stores, and trains, the one that was targeted. Rows that were
+    trained alone it stores once in any version: those of the embedding are the head's too, not the other way round.
     """
     changed = [name for name in (EMBEDDING, HEAD) if name in changes.by_weight]
-    if len(changed) == 1:
+    of_tokens = changed and replace(changes.by_weight[changed[0]], tokens=None) == Change(changed[0])
+    if len(changed) == 1 and not of_tokens:
         raise MergeError(
             f"{adapter.weights}: adapter_config.json says ensure_weight_tying, but the file changes only {changed[0]}, "
             f"so it is unclear whether {EMBEDDING} and {HEAD} were trained as one. Save the run with a PEFT that "

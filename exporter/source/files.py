@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 FLOATS = ("F32", "F16", "BF16")
+CAST = ("F64", "F8_E4M3", "F8_E5M2")
+"""What an adapter may be stored in as well: PEFT casts it to float32 when it loads it."""
 TORCH_NAMES = {
+    "torch.float64": "F64",
     "torch.float32": "F32",
     "torch.float16": "F16",
     "torch.bfloat16": "BF16",
@@ -38,6 +41,15 @@ Index = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True)
+class Within:
+    """A matrix of one expert's within a stored tensor of (experts, rows, columns): that tensor's name, and where."""
+
+    stored: str
+    expert: int
+    first_row: int
+
+
+@dataclass(frozen=True)
 class Stored:
     """One tensor as it lies in a file; dtype is safetensors' name of it."""
 
@@ -45,6 +57,7 @@ class Stored:
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    within: Within | None = None
 
 
 class TensorFiles:
@@ -75,7 +88,12 @@ class TensorFiles:
         return self._take(name, index)
 
     def _take(self, name: str, index: Index) -> "torch.Tensor":
-        file = self.tensors[name].file
+        file, within = self.tensors[name].file, self.tensors[name].within
+        if within is not None:
+            rows, *columns = index or (slice(None),)
+            here = range(within.first_row, within.first_row + self.tensors[name].shape[0])[rows]
+            place = slice(here.start, here.stop) if isinstance(here, range) else here
+            name, index = within.stored, (within.expert, place, *columns)
         if file.suffix == ".bin":
             part: torch.Tensor = self._bin(file)[name][index]
         else:
@@ -121,9 +139,10 @@ def open_file(file: Path, *, integers: bool = False) -> TensorFiles:
     """The tensors of one file. SourceError for one of a type that is not read: of integers, unless asked for."""
     tensors = _headers(file)
     for name, stored in tensors.items():
-        if stored.dtype not in FLOATS and not integers:
+        if stored.dtype not in (*FLOATS, *CAST) and not integers:
             raise SourceError(
-                f"{file}: {name} is stored as {stored.dtype}; only {', '.join(FLOATS)} are read. Save it in float32."
+                f"{file}: {name} is stored as {stored.dtype}; only {', '.join((*FLOATS, *CAST))} are read. Save it in "
+                "float32."
             )
     return TensorFiles(tensors)
 
@@ -207,4 +226,18 @@ def _load_bin(file: Path) -> Mapping[str, "torch.Tensor"]:
         ) from error
     if not isinstance(value, dict) or not all(isinstance(part, torch.Tensor) for part in value.values()):
         raise SourceError(f"{file}: holds something else than named tensors. Save the model as safetensors.")
+    for name, part in value.items():
+        if not isinstance(name, str) or not _is_plain(part):
+            raise SourceError(
+                f"{file}: {name!r} is no plain tensor with a name (sparse, nested, quantized, or without its numbers). "
+                "Save the model as safetensors."
+            )
     return value
+
+
+def _is_plain(tensor: "torch.Tensor") -> bool:
+    """Whether a tensor holds its numbers, one by one."""
+    import torch  # noqa: PLC0415
+
+    strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return strided and not tensor.is_meta

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from converters.spec import EMBEDDING, HEAD, Family, Generated, Prefix, Row, View
-from exporter.errors import SourceError
+from exporter.errors import MergeError, SourceError
+from exporter.merge.keys import PREFIX
 from exporter.merge.values import Part
-from exporter.source.files import FLOATS, Stored
+from exporter.source.files import FLOATS, Stored, Within
 
 WRAPPERS = re.compile(r"\.(?:modules_to_save|original_module)(?:\.\w+(?=\.weight$))?|\.base_layer")
 """What PEFT puts into the names of the copies that it saves."""
@@ -108,12 +110,53 @@ def our_parts(stored: str, family: Family) -> tuple[Part, ...]:
     return ()
 
 
-def _of_experts(form: str | View) -> bool:
+def _of_experts(form: str | View) -> TypeGuard[View]:
     return isinstance(form, View) and form.experts
 
 
 def _is_conv1d(form: object) -> bool:
     return isinstance(form, View) and not form.experts and form.turned
+
+
+def apart(stored: Mapping[str, Stored], family: Family, base: Collection[str]) -> dict[str, Stored]:
+    """An adapter's tensors, fused ones of experts that it saves whole taken apart: a matrix for each expert's module.
+
+    The names are those that the modules would have where experts are modules, as transformers 4 has them.
+    MergeError where there are fewer experts than in the ``base``.
+    """
+    rules = _Rules(family)
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        inner = rules.without_prefix(name.removeprefix(PREFIX))
+        matches = ((pattern.fullmatch(inner), targets) for pattern, targets in rules.stored.items())
+        match, targets = next((one for one in matches if one[0]), (None, []))
+        # Those that are stored turned over, or maybe so, are left whole, and refused as what they are.
+        views = [(ours, form) for ours, form in targets if _of_experts(form) and not (form.turned or form.width)]
+        if match is None or not views:
+            found[name] = tensor
+            continue
+        for ours, form in views:
+            module = _fill(_spelled_apart(ours, family), match)
+            parts = dict(_views(PREFIX + module, form, tensor))
+            beyond = _fill(ours, match).replace("{e}", str(tensor.shape[0]))
+            if beyond in base:
+                raise MergeError(
+                    f"{tensor.file}: {name} holds {tensor.shape[0]} experts, the base model has more: it has {beyond}. "
+                    "The adapter was trained over another base: give that one with --base."
+                )
+            found |= {one: _within(one, part, tensor) for one, part in parts.items()}
+    return found
+
+
+def _spelled_apart(ours: str, family: Family) -> str:
+    """What transformers calls an expert's weight where the fused tensor's module is called as it is now."""
+    target = family.layouts[ours]
+    return next((form for form in target if isinstance(form, str)), ours) if isinstance(target, tuple) else ours
+
+
+def _within(name: str, part: Weight, tensor: Stored) -> Stored:
+    place = Within(part.stored, part.expert or 0, part.first_row)
+    return Stored(name, tensor.file, part.shape, part.dtype, place)
 
 
 class _Rules:
