@@ -162,12 +162,12 @@ def test_an_unknown_architecture_names_those_near_it(base: Path, tmp_path: Path)
 FIELDS = (
     ({"peft_type": None}, "peft_type is None, which is no method"),
     ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens is"),
-    ({"use_qalora": True}, "use_qalora is True"),
-    ({"init_lora_weights": "pissa"}, "'pissa', which changes the base weights.*path_initial_model"),
-    ({"init_lora_weights": "pissa_niter_16"}, "'pissa_niter_16', which changes the base"),
-    ({"init_lora_weights": "olora"}, "'olora', which changes the base"),
-    ({"init_lora_weights": "loftq"}, "'loftq', which changes the base"),
-    ({"some_later_field": {"of": "PEFT"}}, "some_later_field is {'of': 'PEFT'}"),
+    ({"use_qalora": True}, "use_qalora is true"),
+    ({"init_lora_weights": "pissa"}, '"pissa", which changes the base weights.*path_initial_model'),
+    ({"init_lora_weights": "pissa_niter_16"}, '"pissa_niter_16", which changes the base'),
+    ({"init_lora_weights": "olora"}, '"olora", which changes the base'),
+    ({"init_lora_weights": "loftq"}, '"loftq", which changes the base'),
+    ({"some_later_field": {"of": "PEFT"}}, 'some_later_field is {"of": "PEFT"}'),
     ({"r": "4"}, 'r is "4", expected a whole number above 0'),
     ({"r": 0}, "r is 0, expected a whole number above 0"),
     ({"lora_alpha": None}, "lora_alpha is null, expected a number"),
@@ -202,7 +202,7 @@ ONES = torch.ones(1)
 # Tensors over, or instead of, the plain pair -> what the message must say.
 TENSORS = (
     ({f"{Q}.lora_magnitude_vector": torch.ones(64)}, "does not say use_dora, and .*q_proj.*has a lora_magnitude"),
-    ({f"{Q}.lora_B.bias": torch.ones(64)}, "q_proj.bias as 64, the base model does not have it"),
+    ({f"{Q}.lora_B.bias": torch.ones(64)}, "q_proj.lora_B.bias, and adapter_config.json does not say lora_bias"),
     ({f"{Q}.lora_A.default.weight": torch.ones(4, 64)}, "lora_A.default.weight is of a kind that is not merged"),
     ({f"{Q}.hada_w1_a": torch.ones(4, 64)}, "hada_w1_a is of a kind that is not merged"),
     ({f"{Q}.bias": torch.ones(64)}, "q_proj.bias is of a kind that is not merged"),
@@ -214,8 +214,8 @@ TENSORS = (
     ({f"{Q}.lora_embedding_A": torch.ones(4, 64), f"{Q}.lora_embedding_B": torch.ones(64, 4)}, "no counterpart"),
     ({f"{Q}.lora_A.weight": torch.ones(0)}, "not gathered.*ZeRO-3 or FSDP.*zero_to_fp32.py"),
     ({f"{Q}.lora_B.weight": torch.ones(0, 4)}, "not gathered.*ZeRO-3 or FSDP.*zero_to_fp32.py"),
-    ({f"{Q}.lora_A.weight": torch.ones(4, 96)}, "as 64 x 96, the base model has 64 x 64 there.*Give that one"),
-    ({f"{Q}.lora_B.weight": torch.ones(96, 4)}, "as 96 x 64, the base model has 64 x 64 there.*Give that one"),
+    ({f"{Q}.lora_A.weight": torch.ones(4, 96)}, "as 64 x 96, the base model has 64 x 64 there.*give that one"),
+    ({f"{Q}.lora_B.weight": torch.ones(96, 4)}, "as 96 x 64, the base model has 64 x 64 there.*give that one"),
     ({f"{Q}.lora_B.weight": torch.zeros(64, 4)}, "changes nothing.*lora_B are zero.*ZeRO-3"),
     ({f"{Q}.lora_B.weight": torch.ones(64, 4).to(torch.int8)}, "lora_B.weight is stored as I8; only F32, F16, BF16"),
     (
