@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -303,7 +304,9 @@ def test_what_transformers_saves_computes_the_same(name: str, tmp_path: Path) ->
     import transformers  # noqa: PLC0415
 
     tiny, changes = SAVED[name]
-    fields = dict(TINY[tiny].config) | {"initializer_range": 0.1} | dict(changes)
+    fields = (
+        dict(TINY[tiny].config) | {"initializer_range": 0.1} | deepcopy(dict(changes))
+    )  # transformers writes into it
     fields = {key: value for key, value in fields.items() if value is not None or key not in changes}
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
     torch.manual_seed(0)
@@ -340,7 +343,9 @@ def test_what_llamacpp_computes_wrongly_is_refused(architecture: str, tmp_path: 
         planned(run, "f32")
 
 
-@pytest.mark.parametrize("family", ALL, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", [one for one in ALL if NATIVE.isdisjoint(one.architectures)], ids=lambda one: one.name
+)
 def test_a_tensor_of_no_row_is_refused_by_name(family: Family, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
 

@@ -21,7 +21,7 @@ def check_ids(engine: "Engine", expected: "Expected") -> Check:
     found = engine.texts()
     if len(found) != expected.rows:
         return Check(NAME, "fail", f"llama.cpp reads {len(found)} tokens, {expected.rows} were written")
-    other = [token for token, text in expected.vocabulary.items() if not _same(found[token], text)]
+    other = sorted(token for token, text in expected.vocabulary.items() if not _same(found[token], text))
     if other:
         shown = "; ".join(f"{n} is {_text(found[n])}, expected {expected.vocabulary[n]!r}" for n in other[:SHOWN])
         return Check(NAME, "fail", f"{len(other)} tokens are not those of tokenizer.json: {shown}")
