@@ -321,3 +321,22 @@ def test_a_window_that_llama_cpp_ignores_is_a_warning(tmp_path: Path) -> None:
     assert len(warnings) == 1
     assert re.search(r"not to the last 4096 as in training", warnings[0])
     assert open_run(make("mistral", tmp_path / "plain")).warnings == ()
+
+
+def test_two_trained_contexts_that_disagree_are_refused(tmp_path: Path) -> None:
+    both = {"rope_scaling": YARN, "original_max_position_embeddings": 64}
+    with pytest.raises(RunError, match=r"original_max_position_embeddings is 64 beside .* and 32768 among them"):
+        _read(_config("llama", tmp_path, **both), "llama")
+    same = _config("llama", tmp_path, **both | {"original_max_position_embeddings": 32768})
+    assert _read(same, "llama")["rope_original_context"] == 32768
+
+
+@pytest.mark.parametrize("name", ["deepseek3", "qwen3moe"])
+def test_a_flag_that_is_null_is_false(name: str, tmp_path: Path) -> None:
+    file = make(name, tmp_path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"norm_topk_prob": None}))
+    if name == "qwen3moe":  # whose graph norms them always
+        with pytest.raises(RunError, match="norm_topk_prob is False"):
+            open_run(tmp_path)
+    else:
+        assert open_run(tmp_path).config["norm_topk_prob"] is False

@@ -162,3 +162,27 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tekken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(TokenizerError, match=r"tekken\.json: cannot be read"):
         spec_of(tmp_path / "tekken.json")
+
+
+WHOLE: dict[str, Any] = {
+    "config": {"pattern": r"\p{L}+", "default_vocab_size": 4, "default_num_special_tokens": 2},
+    "special_tokens": [{"rank": k, "token_str": text} for k, text in enumerate(("<unk>", "<s>"))],
+    "vocab": [{"rank": k, "token_bytes": text} for k, text in enumerate(("YQ==", "Yg=="))],
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("vocab", [{"rank": 1, "token_bytes": "YQ=="}, {"rank": 0, "token_bytes": "Yg=="}]),
+        ("vocab", []),
+        ("config", WHOLE["config"] | {"default_num_special_tokens": 10**12}),
+        ("config", WHOLE["config"] | {"default_vocab_size": 1e999}),
+        ("config", WHOLE["config"] | {"pattern": None}),
+        ("special_tokens", [{"rank": 0, "token_str": None}, {"rank": 1, "token_str": "<s>"}]),
+    ],
+)
+def test_a_tekken_file_that_contradicts_itself_is_refused(part: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "tekken.json").write_text(json.dumps(WHOLE | {part: value}))
+    with pytest.raises(TokenizerError, match=r"tekken.json: cannot be read as a tokenizer"):
+        spec_of(tmp_path / "tekken.json", None)

@@ -53,8 +53,9 @@ def of_full_layers(name: str, elsewhere: str, usual: int | None = None) -> Deriv
         if said is None:
             return usual if config.get(elsewhere) is None else whole(config, elsewhere)
         found = {}
+        of_layer = {int(layer): own for layer, own in said.items()}  # transformers writes "05"
         for layer, kind in enumerate(cast("Sequence[str]", config["layer_types"])):
-            own = said.get(str(layer), {})
+            own = of_layer.get(layer, {})
             strange = set(own) - {"head_dim", "num_key_value_heads"}
             if strange or (own and kind == WINDOWED):
                 raise ValueError(f"per_layer_config gives layer {layer}, {kind}, its own {', '.join(strange or own)}")

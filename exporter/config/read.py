@@ -20,6 +20,8 @@ SPELLINGS = {
 OLD_GELU = ("gelu", "gelu_pytorch_tanh")
 # Where null is a value of its own ("none"), not the family's default.
 NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window", "query_pre_attn_scalar")
+# Flags that some families have set where nothing says so, and that transformers takes for false where they are null.
+NULL_IS_FALSE = ("norm_topk_prob", "use_parallel_residual", "use_qk_norm")
 ALL_WINDOWED = "without a full layer"
 FLOATS = ("rope_theta", "rope_local_theta", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping")
 
@@ -64,6 +66,7 @@ def read_config(path: Path) -> dict[str, object]:
 def _in_our_names(stored: Mapping[str, object], path: Path) -> dict[str, object]:
     """Fields with one name for each; RunError where two names of a field have different values."""
     named = {key: value for key, value in stored.items() if key not in OURS}
+    named |= {key: False for key in NULL_IS_FALSE if key in named and named[key] is None}
     for ours, others in SPELLINGS.items():
         said = {name: named.pop(name) for name in (ours, *others) if named.get(name) is not None}
         if said:

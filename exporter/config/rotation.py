@@ -84,7 +84,15 @@ def rotation(config: Mapping[str, object], path: Path) -> dict[str, object]:
             raise RunError(f"{path}: rope_parameters {stored!r}: only plain rotation is known for windowed layers.")
         flat = {"rope_local_theta": windowed["rope_theta"]} if "rope_theta" in windowed else {}
         stored = full
-    return flat | _scaling(stored, path)
+    flat |= _scaling(stored, path)
+    outer = config.get("original_max_position_embeddings")
+    inner = flat.get("rope_original_context") or flat.get("rope_trained_context")
+    if outer is not None and inner is not None and outer != inner:
+        raise RunError(
+            f"{path}: original_max_position_embeddings is {str(outer)[:60]} beside the rotation's parameters, and "
+            f"{inner} among them; transformers takes the first. Remove the one that training did not have."
+        )
+    return flat
 
 
 def _scaling(stored: Mapping[str, object], path: Path) -> dict[str, object]:

@@ -166,4 +166,7 @@ def _sources(row: Row, layer: int, config: Config, shapes: Shapes) -> tuple[str,
     if "{e}" not in name:
         lacks = row.stands_in and name not in shapes and cast("Sequence[bool]", config[row.unread or ""])[layer]
         return (row.source.replace("{i}", "0") if lacks else name,)
-    return tuple(name.replace("{e}", str(expert)) for expert in range(cast("int", config[row.count])))
+    count = config.get(row.count)
+    if not isinstance(count, int):
+        raise PlanError(f"config.json: {row.count} is {count!r}, expected a number: {name} is one of so many weights.")
+    return tuple(name.replace("{e}", str(expert)) for expert in range(count))

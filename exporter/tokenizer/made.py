@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import shutil
+import struct
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "ggufx-tokenizer-"
+
+DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError),
+    *(OverflowError, RecursionError, StopIteration, struct.error),
+)
+"""What a file that is not as tokenizers are saved makes its readers raise."""
 
 
 def is_made(file: Path) -> bool:
@@ -72,7 +79,7 @@ def spec_of(source: Path, config: Path | None = None) -> dict[str, Any]:
         if source.name == "tekken.json":
             return of_tekken(json.loads(data))
         return of_tiktoken(data, said, source) if is_tiktoken(data) else of_sentencepiece(data, said, source)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except DAMAGED as error:
         raise TokenizerError(
             f"{source}: cannot be read as a tokenizer ({type(error).__name__}: {error}). Copy the file again, or "
             "put the tokenizer.json of the model beside it."

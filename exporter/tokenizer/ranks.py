@@ -62,16 +62,23 @@ def of_tekken(tekken: Mapping[str, Any]) -> dict[str, Any]:
     controls = [item["token_str"] for item in listed] if listed is not None else [*FIRST_CONTROLS]
     if listed is not None and [item["rank"] for item in listed] != [*range(len(listed))]:
         raise ValueError("special_tokens are not in the order of their ranks")
-    count = int(config.get("default_num_special_tokens") or len(controls))
+    count, total = int(config.get("default_num_special_tokens") or len(controls)), int(config["default_vocab_size"])
+    if not len(controls) <= count < total or total - count > len(tekken["vocab"]):
+        raise ValueError(f"{total} tokens, {count} of them special, are not what vocab and special_tokens hold")
+    pattern = config["pattern"]
+    if not isinstance(pattern, str) or not all(isinstance(text, str) for text in controls):
+        raise TypeError("pattern or a special token is no text")
+    if any("rank" in item and item["rank"] != k for k, item in enumerate(tekken["vocab"])):
+        raise ValueError("vocab is not in the order of its ranks")
     controls += [f"<SPECIAL_{k}>" for k in range(len(controls), count)]
-    size = int(config["default_vocab_size"]) - count
+    size = total - count
     ranks = {base64.b64decode(item["token_bytes"]): k for k, item in enumerate(tekken["vocab"][:size])}
     vocab, merges = vocabulary(ranks, count)
     vocab |= {text: token for token, text in enumerate(controls)}
     return document(
         {"vocab": vocab, "merges": merges, "ignore_merges": True},
         [(token, text, True) for token, text in enumerate(controls)],
-        pre_tokenizer=made(("split " + str(config["pattern"]), BYTES)),
+        pre_tokenizer=made(("split " + pattern, BYTES)),
         decoder=PLAIN[BYTES],
         post_processor=begins_with("<s>", vocab),
     )
