@@ -14,7 +14,7 @@ from converters.decoder import (
     SIZES,
 )
 from converters.spec import Family
-from converters.spec.windows import windowed
+from converters.spec.layers import some_windowed
 
 QWEN2 = Family(
     name="qwen2",
@@ -31,7 +31,7 @@ QWEN2 = Family(
     },
     metadata=SIZES | ROPE | GIVEN_HEAD_DIM,
     defaults=DEFAULTS | {"max_window_layers": 28},
-    derived={"use_sliding_window": windowed},
+    derived={"use_sliding_window": some_windowed},
     requires=QWEN_GRAPH,
     dropped=DROPPED,
 )

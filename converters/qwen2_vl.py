@@ -3,7 +3,7 @@
 from converters.decoder import ATTN, DECODER, DEFAULTS, DROPPED, FFN, FFN_NORM, HEAD, QWEN_GRAPH, ROPE, SIZES, SQUARE
 from converters.rope import image_axes
 from converters.spec import Family, strip
-from converters.spec.windows import windowed
+from converters.spec.layers import some_windowed
 from converters.vision_qwen2_5 import VISION_QWEN2_5
 
 QWEN2_VL = Family(
@@ -24,7 +24,7 @@ QWEN2_VL = Family(
     defaults=DEFAULTS
     | {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0}
     | {"max_position_embeddings": 32768, "max_window_layers": 80},
-    derived={"use_sliding_window": windowed, "rope_axes": image_axes(16, 24, 24)},
+    derived={"use_sliding_window": some_windowed, "rope_axes": image_axes(16, 24, 24)},
     requires=QWEN_GRAPH | SQUARE | {"rope_sections": (), "rope_interleaved": (False, None)},
     notes={"rms_norm_eps": "llama.cpp computes the norms of Qwen 2 VL without their epsilon of {value}."},
     left_out={"vision tower": ("visual.", "model.visual.")},

@@ -14,7 +14,7 @@ from converters.decoder import (
     SIZES,
 )
 from converters.spec import Family
-from converters.spec.windows import windowed
+from converters.spec.layers import some_windowed
 
 QWEN3 = Family(
     name="qwen3",
@@ -23,7 +23,7 @@ QWEN3 = Family(
     tensors=DECODER | HEAD | QK_NORM | FFN_NORM | FFN,
     metadata=SIZES | HEAD_DIM | ROPE,
     defaults=DEFAULTS | {"head_dim": 128, "max_window_layers": 28},
-    derived={"use_sliding_window": windowed},
+    derived={"use_sliding_window": some_windowed},
     requires=QWEN_GRAPH | {"attention_bias": (False, None)},
     dropped=DROPPED,
 )

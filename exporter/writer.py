@@ -221,7 +221,7 @@ def taken(
             end = min(max(last, wanted.start + FEWEST_ROWS), steps.height)
             first = max(min(wanted.start, end - FEWEST_ROWS), 0)
             found.append(read(first, end)[wanted.start - first : last - first : wanted.step])
-    return np.concatenate(found)
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def halves_to_pairs(rows: NDArray[np.float32], head: int) -> NDArray[np.float32]:

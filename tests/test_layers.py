@@ -65,7 +65,6 @@ SLOW = {"torch", "transformers", "peft", "llama_cpp", "matplotlib", "huggingface
 WIDE = {
     "exporter/tokenizer/special.py": "the tokenizers library raises Exception itself",
     "exporter/tokenizer/render.py": "a template may raise anything",
-    "exporter/check/second.py": "the same",
     "exporter/check/live.py": "transformers and PEFT may raise anything: the proof is skipped, and says what",
 }
 """Files beside the commands that may catch Exception, and why."""

@@ -1,6 +1,5 @@
 """The proof of the chat template: a second engine renders the file's as jinja2 renders the run's, with one BOS."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.check.ids import difference
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     from exporter.llamacpp import Engine
 
 NAME, BOS = "template", "bos"
-SECOND = Path(__file__).with_name("second.py")
 ROOM = 40
 
 
@@ -27,7 +25,7 @@ def check_template(engine: "Engine", expected: "Expected") -> Check:
         if template is expected.template:
             return Check(NAME, "skipped", "the run has no chat template, and the file has none")
         return Check(NAME, "fail", f"the {'file' if template is None else 'run'} has no chat template, the other has")
-    again = rendered(template, [dict(prompt.values) | _special(engine) for prompt in expected.prompts], SECOND)
+    again = rendered(template, [dict(prompt.values) | _special(engine) for prompt in expected.prompts], "minijinja")
     wrong: list[str] = []
     unable: list[str] = []
     right: list[str] = []

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from exporter.run import Run
     from exporter.tokenizer.files import TokenizerFiles
 
-UNQUANTIZED = ("f32", "f16", "bf16")
-
 
 @dataclass(frozen=True)
 class Wishes:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from exporter.errors import TokenizerError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 KEY = "tokenizer.chat_template"
 ANSWER = "The answer is 42."
 SECONDS = 60
-JINJA = Path(__file__).with_name("render.py")
+SCRIPT = Path(__file__).with_name("render.py")
+Engine = Literal["jinja2", "minijinja"]
 
 
 def template_metadata(templates: Mapping[str, str]) -> dict[str, str | tuple[str, ...]]:
@@ -68,7 +69,7 @@ def end_of_turn(template: str, texts: Iterable[str], specials: Mapping[str, str]
 
 
 def rendered(
-    template: str, values: Sequence[Mapping[str, object]], script: Path = JINJA
+    template: str, values: Sequence[Mapping[str, object]], engine: Engine = "jinja2"
 ) -> list[tuple[str, str | None]]:
     """Return for each set of variables the text, and what failed, if anything did.
 
@@ -78,10 +79,10 @@ def rendered(
     Args:
         template: The Jinja text.
         values: The sets of variables.
-        script: The file that renders: it reads and writes JSON as `render.py` does.
+        engine: What renders it.
     """
-    document = json.dumps({"template": template, "values": values})
-    command = [sys.executable, "-P", str(script)]
+    document = json.dumps({"engine": engine, "template": template, "values": values})
+    command = [sys.executable, "-P", str(SCRIPT)]
     try:
         done = subprocess.run(command, input=document.encode(), capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
