@@ -60,8 +60,8 @@ transformers. No adapter is laid over them.
 """
 LEFT_OUT = """
 Mistral's own format (`mistral_native`, `mistral3_native`: params.json and consolidated*.safetensors) is compared in
-`tests/test_mistral_native.py` with llama.cpp's `--mistral-format`, with the same weights in Hugging Face's format, and with
-transformers' logits.
+`tests/test_mistral_native.py` with llama.cpp's converter in its mode for that format, with the same weights in Hugging
+Face's format, and with transformers' logits.
 
 ## Parts that are left out
 
