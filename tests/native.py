@@ -37,6 +37,8 @@ PARAMS = {
 }
 CONTROLS = 20
 WORDS = ("the", "of", "and", "in", "er", "ed", "is", "th", "an", "nd", "on", "re", "at", "en", "or", "he", " t", " a")
+NATIVE = {"Mistral params.json", "Mistral params.json with llama_4_scaling"}
+"""Of models without a config.json, which are made here."""
 
 
 def in_pairs(weight: torch.Tensor, heads: int) -> torch.Tensor:

@@ -4,14 +4,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers
+from configs import family_of, read_fields, written_config
 from tiny import TINY, make
 
-from converters import find
-from converters.spec import Family
 from exporter.config import COUNTS, FLOATS, NULLABLE, complete, read_config
 from exporter.errors import RunError
 from exporter.run import open_run
@@ -24,27 +22,7 @@ UNREAD |= {"rotary_emb_base", "rotary_pct"}  # GPT-NeoX's names of fields that a
 UNREAD |= {"global_head_dim", "num_global_key_value_heads", "gated_kv_heads", "per_layer_config"}  # Gemma 4's
 # What a vision wrapper's two spellings have beside the text model's fields.
 NESTED = {"text_config", "vision_config", "model_type"}
-ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-
-
-def _family(name: str) -> Family:
-    family = find(TINY[name].architecture)
-    assert family is not None
-    return family
-
-
-def _config(name: str, folder: Path, **fields: object) -> Path:
-    """A tiny model's config.json (its text part) with other fields; None takes one away."""
-    config: dict[str, Any] = {"architectures": [TINY[name].architecture]} | dict(TINY[name].config)
-    folder.mkdir(exist_ok=True)
-    kept = {key: value for key, value in (config | fields).items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(kept))
-    return folder / "config.json"
-
-
-def _read(file: Path, name: str) -> dict[str, object]:
-    return complete(read_config(file), _family(name), file)[0]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -71,54 +49,12 @@ def test_a_broken_file_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("architectures", [None, [], "LlamaForCausalLM", [7]])
 def test_a_config_without_an_architecture_is_refused(architectures: object, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"names no architecture \(`architectures`\). Copy the field"):
-        read_config(_config("llama", tmp_path, architectures=architectures))
+        read_config(written_config("llama", tmp_path, architectures=architectures))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"config.json: there is no such file"):
         read_config(tmp_path / "config.json")
-
-
-@pytest.mark.parametrize(
-    ("rope", "message"),
-    [
-        ({"rope_type": "twisted"}, "rope type 'twisted' is not supported; expected one of default.*other positions"),
-        ({"rope_type": "longrope", "short_factor": [1.0]}, "rope type 'longrope' lacks long_factor"),
-        ({"rope_type": "longrope", "short_factor": 1.0}, "short_factor is 1.0, expected a list"),
-        ({"rope_type": "yarn", "factor": 4.0, "truncate": 1}, "truncate is 1, expected true or false"),
-        ({"type": "dynamic"}, "rope type 'dynamic' lacks factor"),
-        ({"rope_type": "linear"}, "rope type 'linear' lacks factor"),
-        (ROPE, "rope type 'llama3' lacks original_max_position_embeddings. Copy them"),
-        ({"rope_type": "linear", "factor": "4"}, "factor is '4', expected a number"),
-        ({"rope_type": "linear", "factor": True}, "factor is True, expected a number"),
-        ({"rope_type": "linear", "factor": 4.0, "twist": 2}, "'linear' has a field 'twist' that is not known here"),
-        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; llama.cpp computes"),
-        ({"rope_type": "default", "mrope_section": [2, 3, 3]}, r"rope_sections is \(2, 3, 3\); llama.cpp computes"),
-        ({"rope_type": "yarn", "factor": 4.0}, "rope type 'yarn' lacks original_max_position_embeddings"),
-        (YARN | {"mscale": 0.7}, "rope_mscale is 0.7; llama.cpp computes llama only with none"),
-        ("linear", "the rotation's parameters are 'linear', expected an object"),
-        ({"full_attention": {"rope_type": "default"}, "chunked": {}}, "only plain rotation is known"),
-    ],
-)
-@pytest.mark.parametrize("field", ["rope_scaling", "rope_parameters"])
-def test_a_rotation_that_is_not_known_is_refused(field: str, rope: object, message: str, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=message):
-        _read(_config("llama", tmp_path, **{field: rope}), "llama")
-
-
-def test_rotations_that_are_known_become_flat_fields(tmp_path: Path) -> None:
-    plain = read_config(_config("llama", tmp_path, rope_parameters=YARN | {"partial_rotary_factor": 1.0}))
-    assert {key: value for key, value in plain.items() if key.startswith("rope_") and key not in UNREAD} == {
-        "rope_type": "yarn",
-        "rope_theta": 10000.0,
-        "rope_scaling_type": "yarn",
-        "rope_scaling_factor": 4.0,
-        "rope_original_context": 32768,
-    }
-    assert plain["partial_rotary_factor"] == 1.0
-    for text in ('{"full_attention": null}', '{"full_attention": {}, "sliding_attention": 3}'):
-        with pytest.raises(RunError, match=r"rope_parameters .*only plain rotation is known"):
-            read_config(_config("llama", tmp_path, rope_parameters=json.loads(text)))
 
 
 NO_COUNTS = (0, -1, 2**31, 10**4000, 64.0, "64", True, [64], {}, float("nan"))
@@ -240,14 +176,14 @@ REFUSED = (
 def test_what_the_graph_does_not_compute_is_refused(
     name: str, fields: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    _read(_config(name, tmp_path), name)
+    read_fields(written_config(name, tmp_path), name)
     with pytest.raises(RunError, match=message):
-        _read(_config(name, tmp_path, **fields), name)
+        read_fields(written_config(name, tmp_path, **fields), name)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_defaults_are_those_of_transformers(name: str) -> None:
-    family = _family(name)
+    family = family_of(name)
     if family.name == "mistral3":
         pytest.skip("its two text models have different defaults, so it has none")
     for architecture in family.architectures:
@@ -271,30 +207,30 @@ def test_defaults_are_those_of_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("field", NULLABLE)
 def test_null_is_not_the_familys_default(field: str, tmp_path: Path) -> None:
-    file = _config("gemma2", tmp_path)
+    file = written_config("gemma2", tmp_path)
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: None}))
     with pytest.raises(RunError, match=rf"{field} is (null, that is none; llama.cpp computes gemma2 always|None; )"):
-        _read(file, "gemma2")
+        read_fields(file, "gemma2")
     without = json.loads(file.read_text())
     del without[field]
     nulls = {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None}
     file.write_text(json.dumps(without | nulls | {"query_pre_attn_scalar": 256}))
-    read = _read(file, "gemma2")
-    assert read[field] == _family("gemma2").defaults[field]
+    read = read_fields(file, "gemma2")
+    assert read[field] == family_of("gemma2").defaults[field]
     assert (read["head_dim"], read["num_key_value_heads"]) == (256, read["num_attention_heads"])
 
 
 def test_two_names_of_a_field_may_agree(tmp_path: Path) -> None:
-    assert _read(_config("mixtral", tmp_path, num_experts=4), "mixtral")["num_experts"] == 4
+    assert read_fields(written_config("mixtral", tmp_path, num_experts=4), "mixtral")["num_experts"] == 4
     fields = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}  # as Gemma's first releases have it
-    assert _read(_config("gemma", tmp_path, **fields), "gemma")["hidden_act"] == "gelu_pytorch_tanh"
+    assert read_fields(written_config("gemma", tmp_path, **fields), "gemma")["hidden_act"] == "gelu_pytorch_tanh"
     text = {"rope_local_theta": 7.0}  # the text model's own fields come before those at the top
-    assert read_config(_config("gemma3", tmp_path, text_config=text))["rope_local_theta"] == 7.0
+    assert read_config(written_config("gemma3", tmp_path, text_config=text))["rope_local_theta"] == 7.0
 
 
 def test_few_layers_may_all_be_windowed(tmp_path: Path) -> None:
-    file = _config("gemma3", tmp_path, num_hidden_layers=5, layer_types=["sliding_attention"] * 5)
-    assert "sliding_window_pattern" not in _read(file, "gemma3")
+    file = written_config("gemma3", tmp_path, num_hidden_layers=5, layer_types=["sliding_attention"] * 5)
+    assert "sliding_window_pattern" not in read_fields(file, "gemma3")
 
 
 def test_json_that_is_too_deep_or_no_file_is_refused(tmp_path: Path) -> None:
@@ -311,24 +247,16 @@ def test_json_that_is_too_deep_or_no_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_every_requirement_of_a_family_is_met_by_its_model(name: str, tmp_path: Path) -> None:
     config = open_run(make(name, tmp_path)).config
-    family = _family(name)
+    family = family_of(name)
     assert set(family.defaults) <= {*config, *(key for key, value in family.defaults.items() if value is None)}
 
 
 def test_a_window_that_llama_cpp_ignores_is_a_warning(tmp_path: Path) -> None:
-    file = _config("mistral", tmp_path, sliding_window=4096)
-    warnings = complete(read_config(file), _family("mistral"), file)[1]
+    file = written_config("mistral", tmp_path, sliding_window=4096)
+    warnings = complete(read_config(file), family_of("mistral"), file)[1]
     assert len(warnings) == 1
     assert re.search(r"not to the last 4096 as in training", warnings[0])
     assert open_run(make("mistral", tmp_path / "plain")).warnings == ()
-
-
-def test_two_trained_contexts_that_disagree_are_refused(tmp_path: Path) -> None:
-    both = {"rope_scaling": YARN, "original_max_position_embeddings": 64}
-    with pytest.raises(RunError, match=r"original_max_position_embeddings is 64 beside .* and 32768 among them"):
-        _read(_config("llama", tmp_path, **both), "llama")
-    same = _config("llama", tmp_path, **both | {"original_max_position_embeddings": 32768})
-    assert _read(same, "llama")["rope_original_context"] == 32768
 
 
 @pytest.mark.parametrize("name", ["deepseek3", "qwen3moe"])
