@@ -37,7 +37,7 @@ def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[tuple[Tenso
     if family.head == "always" and HEAD not in shapes:
         head = Tensor("output.weight", shapes[EMBEDDING], (EMBEDDING,), Steps(shapes[EMBEDDING][0]))
         tensors = [tensor for tensor in tensors if tensor.name != head.name] + [head]
-    zeros = tuple(source for source in shapes if _is_of(source, family.tensors))
+    zeros = _zeros(family, shapes)
     used = {source for tensor in tensors for source in tensor.sources} | set(zeros)
     unused = sorted(set(shapes) - used)
     if unused:
@@ -50,10 +50,11 @@ def lay_out(family: Family, config: Config, shapes: Shapes) -> tuple[tuple[Tenso
     return tuple(sorted(tensors, key=lambda tensor: (block(tensor.name), tensor.name))), zeros
 
 
-def _is_of(source: str, rows: Mapping[str, str | Row | Generated]) -> bool:
-    """Whether a weight is one of those that must be zeros."""
-    templates = [row.source for row in rows.values() if isinstance(row, Row) and row.zero]
-    return any(re.fullmatch(re.escape(one).replace(r"\{i\}", r"\d+"), source) for one in templates)
+def _zeros(family: Family, shapes: Shapes) -> tuple[str, ...]:
+    """The weights that must be zeros, in whichever layers they are."""
+    templates = [row.source for row in family.tensors.values() if isinstance(row, Row) and row.zero]
+    patterns = [re.compile(re.escape(one).replace(r"\{i\}", r"\d+")) for one in templates]
+    return tuple(source for source in shapes if any(one.fullmatch(source) for one in patterns))
 
 
 def _check_counts(family: Family, config: Config, shapes: Shapes) -> None:
