@@ -34,7 +34,8 @@ HEAD = """# Families
 Made by `python docs/generate.py` from the families' tables and the tiny models of `tests/tiny`; a test keeps it
 fresh.
 
-Each variant is a random model, made on the spot, that goes through every proof of `tests/test_families.py` and `test_family_logits.py`:
+Each variant is a random model, made on the spot, that goes through every proof of `tests/test_families.py` and
+`tests/test_family_logits.py`:
 
 - **converter**: at f32 and bf16, names, shapes, types, values (SHA-256) and metadata of the file equal those of
   llama.cpp's own converter, recorded in `tests/reference/golden`. *same as X*: the converter cannot read this layout,
