@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader, GGUFValueType, ReaderField
+import gguf
+import numpy as np
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, ReaderField
 
 from exporter.pipeline import Options, prepare
 from exporter.plan import Plan
@@ -55,3 +57,27 @@ def kind_and_value(field: ReaderField) -> tuple[str, Any]:
 def metadata(reader: GGUFReader) -> Mapping[str, tuple[str, Any]]:
     """A file's keys with their GGUF types and values."""
     return {key: kind_and_value(field) for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+
+
+def changed(file: Path, out: Path, tensors: Mapping[str, Any] | None = None, **values: object) -> Path:
+    """A copy of a file with other keys (dots are double underscores), and other tensors (None: without it)."""
+    reader = GGUFReader(file)
+    other = {key.replace("__", "."): value for key, value in values.items()}
+    writer = GGUFWriter(out, str(reader.fields["general.architecture"].contents()))
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        kind = field.types[0]
+        value = other.get(key, kind_and_value(field)[1])
+        writer.add_key_value(key, value, kind, field.types[1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for key in other.keys() - reader.fields.keys():
+        writer.add_string(key, str(other[key]))
+    for tensor in reader.tensors:
+        data = (tensors or {}).get(tensor.name, np.array(tensor.data))
+        if data is not None:
+            writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out

@@ -9,8 +9,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from exported import COMMAND, change_json, kind_and_value, written
-from gguf import GGUFReader, GGUFWriter
+from exported import COMMAND, change_json, changed, kind_and_value, written
+from gguf import GGUFReader
 from tiny import make
 
 from exporter.check import Asked, check_file
@@ -35,34 +35,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def statuses(run: Path, file: Path, **asked: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401
     """How each check went, and what it says."""
-    opened, _, plan = prepare(str(run), [], Options(verify=False))
-    checks = check_file(opened, plan, file, Asked(**{"threads": 1} | asked))
+    what = prepare(str(run), [], Options(verify=False, prove=True))
+    checks = check_file(what, file, Asked(**{"threads": 1} | asked))
     return {check.name: (check.status, check.detail) for check in checks}
 
 
 def red(found: Mapping[str, tuple[str, str]]) -> set[str]:
     return {name for name, (status, _) in found.items() if status == "fail"}
-
-
-def changed(file: Path, out: Path, tensors: Mapping[str, Any] | None = None, **values: object) -> Path:
-    """A copy of a file with other values of some keys (dots are double underscores), and other tensors."""
-    reader = GGUFReader(file)
-    other = {key.replace("__", "."): value for key, value in values.items()}
-    writer = GGUFWriter(out, "llama")
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture":
-            continue
-        kind = field.types[0]
-        value = other.get(key, kind_and_value(field)[1])
-        writer.add_key_value(key, value, kind, field.types[1] if kind == gguf.GGUFValueType.ARRAY else None)
-    for tensor in reader.tensors:
-        data = (tensors or {}).get(tensor.name, np.array(tensor.data))
-        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
 
 
 def value_of(file: Path, key: str) -> Any:  # noqa: ANN401
@@ -84,7 +63,7 @@ def test_a_right_file_passes_every_proof(name: str, tmp_path: Path) -> None:
     run = make(name, tmp_path / "run")
     file = written(run, tmp_path)[1]["f32"]
     assert {check: status for check, (status, _) in statuses(run, file).items()} == dict.fromkeys(
-        ("load", "tokenizer", "template", "bos", "logits"), "pass"
+        ("load", "fields", "weights", "tokenizer", "template", "bos", "logits"), "pass"
     )
 
 
@@ -133,7 +112,7 @@ def test_a_wrong_row_of_a_weight_turns_the_logits_red(llama: tuple[Path, Path], 
     weight = next(np.array(t.data) for t in GGUFReader(file).tensors if t.name == "blk.0.attn_v.weight")
     weight[[3, 4]] = weight[[4, 3]]
     found = statuses(run, changed(file, tmp_path / "wrong.gguf", {"blk.0.attn_v.weight": weight}))
-    assert red(found) == {"logits"}
+    assert red(found) == {"weights", "logits"}
     assert "largest difference" in found["logits"][1]
 
 
@@ -171,8 +150,10 @@ def test_the_command_ends_with_the_contracts_status(
     assert done.returncode == status, done.stderr
     document = json.loads(done.stdout)
     assert document["status"] == ("fail" if status else "pass")
-    assert [one["name"] for one in document["checks"]] == ["load", "tokenizer", "template", "bos", "logits"]
-    assert bool(status) is ("file.gguf: template differs from the run" in done.stderr)
+    assert [one["name"] for one in document["checks"]] == [
+        *("load", "fields", "weights", "tokenizer", "template", "bos", "logits")
+    ]
+    assert bool(status) is ("file.gguf: is not this run's, by the proofs of template." in done.stderr)
 
 
 @pytest.mark.filterwarnings("default")  # deprecations inside transformers

@@ -31,10 +31,11 @@ ARROWS: dict[str, set[str]] = {
     "merge_check": {"checkpoint", "run", "source", "merge", "text", "converters.spec"},
     # report: how numbers are spelt
     "plan": {"config", "profiles", "tokenizer", "header", "vocabulary", "converters.spec", "report", "text"},
-    "writer": {"quantize", "header"},
+    "slices": set(),
+    "writer": {"quantize", "header", "slices"},
     "quantize": {"ggml"},
     "verify": {"llamacpp"},
-    "check": {"llamacpp", "tokenizer", "verify", "text"},
+    "check": {"llamacpp", "tokenizer", "verify", "text", "slices", "quantize", "outputs", "profiles"},
     "profiles": set(),
     "tokenizer": {"vocabulary"},
     "vocabulary": set(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.check.bounds import BOUNDS
+from exporter.check.contents import check_contents
 from exporter.check.expected import Expected, expect
 from exporter.check.ids import check_ids
 from exporter.check.logits import check_logits
@@ -19,6 +20,7 @@ from exporter.llamacpp import Engine, Shape
 from exporter.verify.text import read_text
 
 if TYPE_CHECKING:
+    from exporter.merge import Merged
     from exporter.plan import Plan
     from exporter.run import Run
 
@@ -75,16 +77,20 @@ def prove(
     return checks
 
 
-def check_file(run: "Run", plan: "Plan", file: Path, asked: Asked) -> list[Check]:
-    """Check a finished file against a run; nothing is raised for a proof that fails.
+def check_file(what: "tuple[Run, Merged, Plan]", file: Path, asked: Asked) -> list[Check]:
+    """Check a finished file against a run, its finished weights and its plan.
+
+    Nothing is raised for a proof that fails.
 
     Raises:
         TokenizerError: The run's own tokenizer, or the text, does not allow a comparison.
     """
-    checks = _of_file(file, expect(run, plan, _text(asked.text)))
-    if checks[0].status == "fail":
-        return checks
-    return [*checks, check_logits(file, run, plan, text=asked.text, threads=asked.threads)]
+    run, source, plan = what
+    load, *checks = _of_file(file, expect(run, plan, _text(asked.text)))
+    if load.status == "fail":
+        return [load]
+    logits = check_logits(file, run, plan, text=asked.text, threads=asked.threads)
+    return [load, *check_contents(file, plan, source), *checks, logits]
 
 
 def require_passed(file: Path, checks: Sequence[Check]) -> None:
@@ -92,9 +98,9 @@ def require_passed(file: Path, checks: Sequence[Check]) -> None:
     failed = [check for check in checks if check.status == "fail"]
     if failed:
         raise ProofError(
-            f"{file.name.removesuffix('.partial')}: {', '.join(check.name for check in failed)} "
-            f"{'differs' if len(failed) == 1 else 'differ'} from the run. Export the run again, or give the run that "
-            "the file was made from with --against."
+            f"{file.name.removesuffix('.partial')}: is not this run's, by the proofs of "
+            f"{', '.join(check.name for check in failed)}. Export the run again, or give the run that the file was "
+            "made from with --against."
         )
 
 

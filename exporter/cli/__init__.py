@@ -115,18 +115,19 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
 def check(file: Path, against: str, **asked: Any) -> None:  # noqa: ANN401
     """Prove a finished FILE against the run it was made from.
 
-    That llama.cpp loads it; its tokens, and the ids of thousands of texts (with --text, of that too); its chat
-    template, by a second engine; one BOS; and, where it is not quantized, its logits against transformers with the
-    live adapter. What cannot be run is skipped, with the reason. Status 2: a proof failed.
+    That llama.cpp loads it; its fields, and a part of each tensor, byte by byte; its tokens, and the ids of thousands
+    of texts (with --text, of that too); its chat template, by a second engine; one BOS; and, where it is not quantized,
+    its logits against transformers with the live adapter. What cannot be run is skipped, with the reason. Status 2: a
+    proof failed.
     """
     from exporter.check import Asked, check_file, require_passed  # noqa: PLC0415  (slow to import)
     from exporter.check.show import as_document, render  # noqa: PLC0415
     from exporter.pipeline import cores, prepare  # noqa: PLC0415
 
     with Steps(quiet=asked["quiet"]) as steps:
-        run, _, plan = prepare(against, [], options(asked | {"no_verify": True}))
+        what = prepare(against, [], options(asked | {"no_verify": True, "prove": True}))
         steps("check", 0, 1)
-        checks = check_file(run, plan, file, Asked(asked["text"], threads=cores(asked["threads"])))
+        checks = check_file(what, file, Asked(asked["text"], threads=cores(asked["threads"])))
         steps("check", 1, 1)
     document = as_document(file, against, checks)
     _say(json_text(document) if asked["as_json"] else render(checks))
