@@ -19,6 +19,7 @@ from converters.decoder import (
 from converters.rope import image_axes, pairs_at_rest
 from converters.spec import Family, Ratio, each, part, strip
 from converters.spec.derive import length_of
+from converters.vision_qwen3 import VISION_QWEN3
 
 QWEN3_VL_MOE = Family(
     name="qwen3_vl_moe",
@@ -55,4 +56,5 @@ QWEN3_VL_MOE = Family(
     notes={"rope_at_rest": "llama.cpp does not rotate {value} over the whole context in training (radians)."},
     left_out={"vision tower": ("visual.", "model.visual.")},
     dropped=DROPPED,
+    projector=VISION_QWEN3,
 )

@@ -145,9 +145,12 @@ def llama4(model: Model, pixels: Pixels) -> Pixels:
 SIGHT: dict[str, tuple[Callable[[Model, Pixels], Pixels], tuple[int, int], float]] = {
     "gemma3-vision": (gemma3, (32, 32), 2e-3),
     "qwen2.5vl": (qwen, (96, 160), 2e-3),  # two windows beside each other
+    "mistral3": (pixtral, (48, 64), 2e-3),
+    # Training takes the formula of GELU itself, llama.cpp the one by tanh: 2.8e-3 apart, and 5e-4 by the same formula.
     "llama4-vision": (llama4, (56, 56), 5e-3),
-    "mistral3": (pixtral, (48, 64), 5e-3),
-    "qwen3vl": (qwen, (48, 32), 5e-3),  # behind the tower training takes GELU's own formula, llama.cpp the one by tanh
+    # The same behind the tower, and patches in f16: 3e-3.
+    "qwen3vl": (qwen, (48, 32), 5e-3),
+    "qwen3vlmoe": (qwen, (48, 32), 5e-3),
 }
 """How transformers sees an image of a size, and how far llama.cpp may be from it, in deviations: it multiplies f16."""
 

@@ -232,7 +232,9 @@ MODELS: dict[str, Tiny] = {
         processor=COLOURS,
     ),
     "qwen3vl": Tiny("Qwen3VLForConditionalGeneration", QWEN3_VL, "qwen", renames=WITHIN, processor=COLOURS),
-    "qwen3vlmoe": Tiny("Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, "qwen", renames=WITHIN, stores=_turned),
+    "qwen3vlmoe": Tiny(
+        "Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, "qwen", renames=WITHIN, stores=_turned, processor=COLOURS
+    ),
     "qwen3vlmoe-v5": Tiny(
         "Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, "qwen", "fused", renames=WITHIN, wrong=TURNED
     ),
