@@ -127,7 +127,8 @@ def _made(
     asked = Asked(options.text, logits=options.prove, threads=options.threads, projectors=eyes)
     checks = prove(run, plan, texts, _step("prove", progress), asked=asked)
     levels = [level_block(plan, k, file_hash(file)) for k, file in enumerate(texts[: plan.levels])]
-    return {"checks": checks, "levels": levels, **projector_fields(plan, [file_hash(file) for file in eyes])}
+    processor = {file.name: file_hash(file) for file in (run.vision.processor if run.vision else ())}
+    return {"checks": checks, "levels": levels, **projector_fields(plan, [*map(file_hash, eyes)], processor)}
 
 
 def prepare(path: str, profiles: Sequence[Profile], options: Options) -> tuple[Run, Merged, Plan]:
@@ -281,6 +282,9 @@ def _earlier(folder: Path, inputs: tuple[Run, Mapping[Path, str]], plan: Plan, o
     for level in report["levels"] if report else []:
         if level["quant"] not in replaced:
             require_unchanged(folder / level["file"], level["bytes"], level.get("sha256"))
+    seen = report.get("projector") if report and plan.projector is None else None
+    if seen:
+        require_unchanged(folder / seen["file"], seen["bytes"], seen["sha256"])
     return report
 
 

@@ -22,6 +22,8 @@ from exporter.llamacpp import Engine
 from exporter.pipeline import Options, export, prepare
 from exporter.plan import Plan, ProjectorPlan
 from exporter.profiles import load_profile
+from exporter.report import read_report
+from exporter.report.table import render_table
 from exporter.writer import write
 
 __all__ = ["one_thread"]
@@ -225,6 +227,27 @@ def test_an_export_writes_proves_and_reports_the_projector(tmp_path: Path) -> No
     assert (report.get("run") or {}).get("left_out") == []
     with pytest.raises(OutputError, match="exists already"):
         export(str(run), [load_profile("f16")], tmp_path / "out", options=asked, progress=lambda *_: None)
+
+
+def test_the_pages_show_the_projector_also_when_levels_are_added(tmp_path: Path) -> None:
+    run = make("gemma3-vision", tmp_path / "run")
+    first = Options(verify=False, mmproj="q8_0", command=("ggufx",))
+    more = Options(verify=False, command=("ggufx",))
+    export(str(run), [load_profile("q8_0")], tmp_path / "out", options=first, progress=lambda *_: None)
+    processor = hashlib.sha256((run / "preprocessor_config.json").read_bytes()).hexdigest()
+    for _ in range(2):
+        document = read_report(tmp_path / "out")
+        assert (document.get("projector") or {})["processor"] == {"preprocessor_config.json": processor}
+        assert "projector" in [check["name"] for check in document.get("checks") or []]
+        assert "projector q8_0: mmproj-run-Q8_0.gguf" in render_table(document)
+        for page in ("report.md", "report.html"):
+            assert "mmproj-run-Q8_0.gguf" in (tmp_path / "out" / page).read_text(encoding="utf-8")
+        if len(document["levels"]) == 1:
+            export(str(run), [load_profile("f16")], tmp_path / "out", options=more, progress=lambda *_: None)
+    assert len(document["levels"]) == 2
+    (tmp_path / "out" / "mmproj-run-Q8_0.gguf").write_bytes(b"other")
+    with pytest.raises(OutputError, match=r"mmproj-run-Q8_0\.gguf"):
+        export(str(run), [load_profile("bf16")], tmp_path / "out", options=more, progress=lambda *_: None)
 
 
 def test_a_damaged_projector_is_not_kept(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def level_block(plan: "Plan", k: int, sha256: str) -> Fields:
     }
 
 
-def projector_fields(plan: "Plan", hashes: Sequence[str]) -> Fields:
-    """The projector's file, where one was written, with its hash."""
+def projector_fields(plan: "Plan", hashes: Sequence[str], processor: Mapping[str, str]) -> Fields:
+    """The projector's file, where one was written, with its hash, and those of the image processor's files."""
     if plan.projector is None:
         return {}
     output = plan.projector.output
@@ -123,6 +123,7 @@ def projector_fields(plan: "Plan", hashes: Sequence[str]) -> Fields:
             "sha256": hashes[0],
             "types": plan.projector.types,
             "fallbacks": [asdict(fallback) for fallback in plan.projector.fallbacks],
+            "processor": dict(processor),
         }
     }
 

@@ -7,6 +7,7 @@ from exporter.report.blocks import Block, Cell, Code, Facts, Fold, Mark, Section
 from exporter.report.levels import level_sections
 from exporter.report.numbers import NOT_MEASURED, count, plain, with_error
 from exporter.report.of_run import NOT_SAID, count_or_not, name_or_not, run_blocks, tokenizer_blocks
+from exporter.report.projector import projector_blocks
 from exporter.report.schema import Coverage, Document, Level
 from exporter.text import json_text
 
@@ -20,6 +21,7 @@ def sections(document: Document) -> list[Section]:
     """Return everything that the report says, sections without content left out."""
     every = [
         *level_sections(document),
+        Section("Projector", projector_blocks(document.get("projector"))),
         Section("Measured on", _measured_on(document)),
         Section("Checks", _checks(document)),
         Section("Run", run_blocks(document.get("run"))),

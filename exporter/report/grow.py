@@ -17,6 +17,8 @@ CAUSES = {
 }
 CHOICES = (("--qlora-base", "qlora_base", "full"), ("--moe-lora-layout", "moe_lora_layout", "not given"))
 """Options that decide what the weights are: the option, its field of a report's run, what it is by itself."""
+PROJECTOR = "projector"
+"""The report's field of the projector's file, and the name of its proof."""
 FILES = ("report.json", "report.md", "report.html")
 
 
@@ -124,7 +126,7 @@ def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
     if kept:
         commands: Any = earlier.get("earlier_commands") or []
         fields["earlier_commands"] = [*commands, earlier["command"]]
-    for key in ("measured_on", "reference", "projector"):
+    for key in ("measured_on", "reference", PROJECTOR):
         if fields.get(key) is None and earlier.get(key) is not None:
             fields[key] = earlier.get(key)
     return fields
@@ -133,7 +135,10 @@ def grown(new: dict[str, Any], earlier: Document | None) -> dict[str, Any]:
 def _all_checks(new: list[Any], earlier: Sequence[Any], kept: list[str]) -> list[Any]:
     """The proofs of all levels: those of an earlier export still stand for the levels it made that were kept."""
     before = {check["name"]: [name for name in check.get("levels") or [] if name in kept] for check in earlier}
-    return [check | {"levels": [*before.get(check["name"], []), *check["levels"]]} for check in new]
+    checks = [check | {"levels": [*before.get(check["name"], []), *check["levels"]]} for check in new]
+    done = {check["name"] for check in new}
+    others = [check | {"levels": before[check["name"]]} for check in earlier if check["name"] not in done]
+    return checks + [check for check in others if check["levels"] or check["name"] == PROJECTOR]
 
 
 def _ordered(levels: list[Any]) -> list[Any]:

@@ -243,7 +243,10 @@ class Level(TypedDict):
 
 
 class ProjectorFile(TypedDict):
-    """The file of vision tower and projector, beside the text model's; ``types`` counts weights."""
+    """The file of vision tower and projector, beside the text model's; ``types`` counts weights.
+
+    ``processor`` has the SHA-256 of each of the image processor's files, of which the file's metadata are made too.
+    """
 
     quant: str
     file: str
@@ -251,6 +254,7 @@ class ProjectorFile(TypedDict):
     sha256: str
     types: dict[str, int]
     fallbacks: NotRequired[list[Fallback] | None]
+    processor: NotRequired[dict[str, str] | None]
 
 
 class Document(TypedDict):

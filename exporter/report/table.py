@@ -69,6 +69,7 @@ def _remarks(document: Document) -> list[str]:
         *_reference(document),
         *notes,
         *_substitutes(document),
+        *_projector(document),
         *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())]),
     ]
 
@@ -83,6 +84,12 @@ def _reference(document: Document) -> list[str]:
     how = ", as llama-perplexity does" if on.get("mode") == "llama.cpp" else ""
     where = f"{on.get('chunks')} windows of {on.get('context')} tokens of {on['text']}"
     return ["", printable(f"reference {reference['kind']}: perplexity {value} on {where}{how}")]
+
+
+def _projector(document: Document) -> list[str]:
+    """The file beside the levels', where one was written."""
+    seen = document.get("projector")
+    return ["", printable(f"projector {seen['quant']}: {seen['file']}, {size(seen['bytes'])}")] if seen else []
 
 
 def _substitutes(document: Document) -> list[str]:

@@ -94,12 +94,16 @@ class FourBit:
 
 @dataclass(frozen=True)
 class Vision:
-    """A projector that is to be written too: at what level, by which table, with what config."""
+    """A projector that is to be written too: at what level, by which table, with what config.
+
+    ``processor`` are the image processor's files, which say how the colours of an image become numbers.
+    """
 
     level: str
     projector: Projector
     config: Config
     warnings: tuple[str, ...]
+    processor: tuple[Path, ...]
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,12 @@ def with_projector(run: Run, level: str) -> Run:
             "here. Leave --mmproj out."
         )
     text, processor = stored.get("text_config", stored), _processor([run.folder, run.path, run.base])
-    parts: Mapping[str, object] = {"text": text, "model": stored, "processor": processor}
+    parts: Mapping[str, object] = {"text": text, "model": stored, "processor": _fields(processor)}
     if isinstance(rotation := vision.get("rope_parameters"), dict):
         vision = {"rope_theta": rotation.get("rope_theta")} | vision
     outside = {f"{part}_{key}": value for part, fields in parts.items() for key, value in _plain(fields).items()}
     config, warnings = complete(outside | _tokens(run) | _plain(vision), projector.table, path)
-    return replace(run, vision=Vision(level, projector, config, warnings))
+    return replace(run, vision=Vision(level, projector, config, warnings, processor))
 
 
 def _plain(fields: object) -> dict[str, object]:
@@ -65,13 +65,17 @@ def _tokens(run: Run) -> dict[str, object]:
     return {f"token_{one['content']}": one["id"] for one in added} if isinstance(added, list) else {}
 
 
-def _processor(places: "Sequence[Path]") -> dict[str, object]:
-    """The image processor's fields, from the first folder that has them. RunError where none has."""
+def _fields(files: "Sequence[Path]") -> dict[str, object]:
+    """The image processor's fields."""
+    parts = [part for file in files for part in (read_json(file), read_json(file).get(PART)) if isinstance(part, dict)]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _processor(places: "Sequence[Path]") -> "tuple[Path, ...]":
+    """The image processor's files, of the first folder that has any. RunError where none has."""
     for place in places:
-        found = [read_json(place / name) for name in PROCESSORS if (place / name).is_file()]
-        parts = [part for fields in found for part in (fields, fields.get(PART)) if isinstance(part, dict)]
-        if parts:
-            return {key: value for part in parts for key, value in part.items()}
+        if found := tuple(place / name for name in PROCESSORS if (place / name).is_file()):
+            return found
     raise RunError(
         f"{places[0]}: holds no {PROCESSORS[0]}, and the base does not either: how the colours of an image become "
         "numbers is said there. Copy it from the base model."
