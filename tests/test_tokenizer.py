@@ -15,7 +15,6 @@ from exporter.errors import TokenizerError
 from exporter.tokenizer import find_tokenizer_files, read_tokenizer
 from exporter.tokenizer.cuts import cuts_alike
 from exporter.tokenizer.sample import expected_ids
-from exporter.tokenizer.template import end_of_turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,39 +171,6 @@ def test_an_end_added_for_training_is_left_out(tmp_path: Path) -> None:
     assert any("no answer would begin" in warning for warning in tokenizer.warnings)
 
 
-def test_the_template_is_the_runs_own(tmp_path: Path) -> None:
-    base = make_bytes(tmp_path / "base", chat_template="old base")
-    (base / "chat_template.jinja").write_text("base")
-    run = make_bytes(tmp_path / "run", chat_template="config")
-
-    def template() -> tuple[object, object]:
-        tokenizer = read_tokenizer(find_tokenizer_files(run, base), {}, 404, Tokens())
-        return tokenizer.metadata.get("tokenizer.chat_template"), tokenizer.sources.get("chat_template")
-
-    assert template() == ("config", "tokenizer_config.json")
-    (run / "chat_template.jinja").write_text("jinja")
-    assert template() == ("jinja", "chat_template.jinja")
-    (run / "chat_template.jinja").unlink()
-    edit(run, lambda c: c.pop("chat_template"), "tokenizer_config.json")
-    assert template() == ("base", "chat_template.jinja")
-    (base / "chat_template.jinja").unlink()
-    assert template() == ("old base", "tokenizer_config.json")
-
-
-def test_named_templates(tmp_path: Path) -> None:
-    named = [
-        {"name": "tool-use", "template": "T"},
-        {"name": "default", "template": "D"},
-        {"name": "rag", "template": "R"},
-    ]
-    metadata = read(make_bytes(tmp_path / "run", chat_template=named)).metadata
-    assert metadata["tokenizer.chat_templates"] == ("rag", "tool_use")
-    found = [metadata[f"tokenizer.chat_template{name}"] for name in ("", ".rag", ".tool_use")]
-    assert found == ["D", "R", "T"]
-    with pytest.raises(TokenizerError, match="neither a text nor a list"):
-        read(make_bytes(tmp_path / "other", chat_template=[1]))
-
-
 def test_a_token_that_only_the_config_names(tmp_path: Path) -> None:
     folder = make_bytes(tmp_path / "run")
     entry = {"content": "<|im_end|>", "special": True, "normalized": False, "lstrip": False, "rstrip": False}
@@ -237,28 +203,6 @@ def test_sentencepiece_style_ids(tmp_path: Path, order: str, spaces: str) -> Non
     scores = tokenizer.metadata[GGML + "scores"]
     assert isinstance(scores, tuple)
     assert scores[259:262] == (0.0, -1.0, -2.0) or order == "scrambled"  # as a SentencePiece model has them
-
-
-ENDLESS = (
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "{{ 10**(10**9) }}",
-    "{{ 'a' * 10**11 }}",
-    "{{ '%999999999d' | format(1) * 9 }}",
-)
-
-
-@pytest.mark.parametrize("template", ENDLESS)
-def test_a_template_without_end_is_a_warning(template: str) -> None:
-    marker, warning = end_of_turn(template, ["<|turn|>"], {})
-    assert marker is None
-    assert warning is not None
-    assert "The chat template cannot render a question and its answer: " in warning
-
-
-def test_template_names_that_are_one_in_gguf_are_refused(tmp_path: Path) -> None:
-    templates = [{"name": name, "template": CHAT} for name in ("default", "tool-use", "tool_use")]
-    with pytest.raises(TokenizerError, match=r"default, tool-use, tool_use are not all different"):
-        read(make_bytes(tmp_path / "run", chat_template=templates))
 
 
 ODD: tuple[tuple[str, dict[str, object]], ...] = (
