@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from exported import tensors, written
-from exports import BF16, Q4, Q8, REPORTS, export_to, level_of, names, sha256
 from gguf import GGUFReader
 from tiny import make
+from whole_exports import BF16, Q4, Q8, REPORTS, export_to, level_of, names, sha256
 
 from exporter import Options, export, load_profile
 from exporter.check import prove

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from exported import change_json
-from exports import BF16, Q4, Q8, REPORTS, export_to, level_of, names
 from gguf import GGUFReader
 from tiny import make
+from whole_exports import BF16, Q4, Q8, REPORTS, export_to, level_of, names
 
 from exporter.errors import OutputError
 from exporter.report import read_report
