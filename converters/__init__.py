@@ -1,6 +1,7 @@
 """The families: tables, no I/O. ``ALL`` is the registry; ``find`` looks a family up by its architecture."""
 
 from difflib import get_close_matches
+from importlib import import_module
 
 from converters.baichuan import BAICHUAN
 from converters.cohere2 import COHERE2
@@ -120,6 +121,12 @@ REFUSED = dict.fromkeys(
 def find(architecture: str) -> Family | None:
     """The family of an architecture as ``config.json`` names it, or None."""
     return next((family for family in ALL if architecture in family.architectures), None)
+
+
+def about(family: Family) -> str:
+    """Which models a family is for, and what is particular to it: the first line of its table's own file."""
+    module = import_module(f"{__name__}.{family.name.replace('-', '_')}")
+    return (module.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
 
 
 def llamacpp_knows(architecture: str) -> bool:

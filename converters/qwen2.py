@@ -1,4 +1,4 @@
-"""Qwen 1.5, 2 and 2.5, dense: biases on the attention's inputs, rows of rotation as they are."""
+"""Qwen 1.5, 2 and 2.5, dense, Coder, DeepSeek-R1 distills: biases on the attention's inputs, rows as they are."""
 
 from converters.decoder import (
     ATTN,

@@ -239,7 +239,7 @@ def test_the_pages_show_the_projector_also_when_levels_are_added(tmp_path: Path)
         document = read_report(tmp_path / "out")
         assert (document.get("projector") or {})["processor"] == {"preprocessor_config.json": processor}
         assert "projector" in [check["name"] for check in document.get("checks") or []]
-        assert "projector q8_0: mmproj-run-Q8_0.gguf" in render_table(document)
+        assert "projector q8_0  mmproj-run-Q8_0.gguf" in render_table(document)
         for page in ("report.md", "report.html"):
             assert "mmproj-run-Q8_0.gguf" in (tmp_path / "out" / page).read_text(encoding="utf-8")
         if len(document["levels"]) == 1:

@@ -73,17 +73,17 @@ def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> No
     from exporter.pipeline import prepare  # noqa: PLC0415
     from exporter.plan.show import as_document, render  # noqa: PLC0415
 
-    _, _, made = prepare(run, _profiles(quant), options(asked | {"no_verify": True}))
-    _say(json_text(as_document(made)) if as_json else render(made))
+    of, _, made = prepare(run, _profiles(quant), options(asked | {"no_verify": True}))
+    _say(json_text(as_document(made)) if as_json else render(of, made))
 
 
 @cli.command()
 @click.argument("run")
 @takes("merged", "check", "dtype", *RUN, "overwrite", "scratch", "quiet", "json")
 def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) -> int:  # noqa: ANN401
-    """Write the merged Hugging Face checkpoint of a RUN, or check its merge.
+    """Write a RUN's merged checkpoint, or check it.
 
-    With --out, config, tokenizer, licence and weights in the base's own names and layout, and merge.json, a record of
+    With --out, a Hugging Face checkpoint: config, tokenizer, licence and weights in the base's own names and layout, and merge.json, a record of
     the merge. With --check, how much every weight changed, and whether PEFT's own layers make the same of a sample of
     modules; the exit status is 1 where none of the sample could be compared.
     """
@@ -167,16 +167,18 @@ def report(folder: Path, *, as_json: bool) -> None:
 @cli.command()
 @takes("json")
 def families(*, as_json: bool) -> None:
-    """List the supported families and their architectures."""
-    from converters import ALL  # noqa: PLC0415
+    """List the supported families and models.
 
-    rows = [{"family": one.name, "arch": one.arch, "architectures": list(one.architectures)} for one in ALL]
+    Of each, the architectures in config.json, and which models have them.
+    """
+    from converters import ALL, about  # noqa: PLC0415
+
     if as_json:
-        _say(json_text(rows))
+        rows = [{"family": one.name, "arch": one.arch, "architectures": list(one.architectures)} for one in ALL]
+        _say(json_text([row | {"about": about(one)} for row, one in zip(rows, ALL, strict=True)]))
         return
-    width = max(len(str(row["family"])) for row in rows)
-    for row in rows:
-        _say(f"{row['family']:<{width}}  {', '.join(row['architectures'])}")
+    for one in ALL:
+        _say(f"{one.name}: {', '.join(one.architectures)}\n    {about(one)}")
 
 
 @cli.command()
@@ -254,7 +256,8 @@ def main() -> None:
         click.echo("interrupted: what was finished and has its name is kept, what was not is removed", err=True)
         sys.exit(INTERRUPTED)
     except GgufxError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
+        # Further lines are set in, so that none passes for a message of its own.
+        click.echo("error: " + printable_lines(str(error)).replace("\n", "\n  "), err=True)
         sys.exit(REFUSED)
     except OSError as error:
         # Of what is ours to read and write, every such error is a GgufxError by now: this is stdout, full or closed.

@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.plan.values import Job, Plan, ProjectorPlan
 from exporter.report.numbers import bits, size
 from exporter.text import printable
+
+if TYPE_CHECKING:
+    from exporter.run import Run
 
 
 def as_document(plan: Plan) -> dict[str, Any]:
@@ -64,9 +67,9 @@ def _projector(plan: ProjectorPlan) -> dict[str, Any]:
     }
 
 
-def render(plan: Plan) -> str:
-    """A plan as text: a line for each file, each tensor (one for all layers that are treated alike), each warning."""
-    lines = [f"{plan.name}: {plan.arch}, {plan.parameters:,} parameters, {len(plan.jobs)} tensors", ""]
+def render(run: "Run", plan: Plan) -> str:
+    """A plan as text: what it is of, a line for each file, tensor (one for all layers treated alike), and warning."""
+    lines = [f"{plan.name}: {plan.arch}, {plan.parameters:,} parameters, {len(plan.jobs)} tensors", *_of(run, plan), ""]
     for k, output in enumerate(plan.outputs):
         kinds = ", ".join(f"{kind} {100 * count / plan.parameters:.1f} %" for kind, count in plan.types(k).items())
         lines.append(f"{output.file}  {size(output.bytes)}  {bits(plan.bits_per_weight(k))} bits a weight: {kinds}")
@@ -84,6 +87,18 @@ def render(plan: Plan) -> str:
     lines += [f"left out: {part}" for part in plan.left_out]
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(map(printable, [*lines, *(f"warning: {warning}" for warning in plan.warnings)]))
+
+
+def _of(run: "Run", plan: Plan) -> list[str]:
+    """What is merged, and which tokenizer and template go into the files."""
+    facts = plan.tokenizer.facts
+    cut = f", pre-tokenizer {facts['pre']}" if facts["model"] == "gpt2" else ""
+    template = facts["chat_template"] or "none"
+    return [
+        f"base: {run.base_name}",
+        *(f"adapter: {adapter.folder} x {adapter.weight:g}" for adapter in run.adapters),
+        f"tokenizer: {facts['model']} as GGUF names it{cut}; chat template: {template}",
+    ]
 
 
 def _rows(plan: Plan) -> list[tuple[str, Job, str]]:
@@ -121,6 +136,4 @@ def _fallbacks(plan: Plan, k: int) -> list[str]:
     groups: dict[tuple[str, str, str], int] = {}
     for one in plan.fallbacks(k):
         groups[one.wanted, one.got, one.why] = groups.get((one.wanted, one.got, one.why), 0) + 1
-    return [
-        f"  {count} tensors become {got} instead of {wanted}: {why}" for (wanted, got, why), count in groups.items()
-    ]
+    return [f"  {count} x {got} instead of {wanted}: {why}" for (wanted, got, why), count in groups.items()]

@@ -29,7 +29,7 @@ NOTES = (
         "Top-5",
         "top-5 agreement, the share of the reference's five likeliest tokens that are among the file's five likeliest.",
     ),
-    ("Verdict", "pass or fail of the gates that were asked for; without gates, whether the level was measured."),
+    ("Verdict", "whether the level was measured; pass or fail of the gates where a report has any."),
     ("bpw", "bits per weight, the bits of all tensors, divided by the number of weights."),
 )
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from exporter.report.levels import ratio, verdict
 from exporter.report.numbers import NOT_MEASURED, bits, percent, plain, size, with_error
-from exporter.report.schema import Document, Level
+from exporter.report.schema import Check, Document, Level
 from exporter.text import printable
 
 HEAD = ("level", "size", "bpw", "perplexity", "ratio", "KLD", "p99", "top-1 %", "verdict")
@@ -66,12 +66,39 @@ def _remarks(document: Document) -> list[str]:
     warnings = [f"warning: {text}" for text in document.get("warnings") or ()]
     notes = ["", *LEGEND] if any(level.get("kld") for level in document["levels"]) else []
     return [
+        *_files(document),
+        *_proofs(document),
         *_reference(document),
         *notes,
         *_substitutes(document),
-        *_projector(document),
         *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())]),
     ]
+
+
+def _files(document: Document) -> list[str]:
+    """The names of the levels' files, and of the projector's."""
+    seen = document.get("projector")
+    files = [(level["quant"], level["file"]) for level in document["levels"]]
+    files += [(f"projector {seen['quant']}", f"{seen['file']}, {size(seen['bytes'])}")] if seen else []
+    width = max((cell_len(printable(name)) for name, _ in files), default=0)
+    return ["", *(f"{printable(name):<{width}}  {printable(file)}" for name, file in files)]
+
+
+def _proofs(document: Document) -> list[str]:
+    """Which proofs the files passed, and why others were skipped."""
+    checks = document.get("checks") or []
+    passed = [check["name"] + _only(check, document) for check in checks if check["status"] == "pass"]
+    skipped = [f"{check['name']} not proved: {check.get('detail')}" for check in checks if check["status"] == "skipped"]
+    return ["", *([f"proved: {', '.join(passed)}"] if passed else []), *map(printable, skipped)] if checks else []
+
+
+def _only(check: Check, document: Document) -> str:
+    """Of which levels a proof is, where it is not of all."""
+    levels, every = check.get("levels") or [], [level["quant"] for level in document["levels"]]
+    if not levels or set(levels) >= set(every):
+        return ""
+    own = f" (of {', '.join(levels)})"
+    return own if set(levels) <= set(every) else f"{own[:-1]}, the reference that is not kept)"
 
 
 def _reference(document: Document) -> list[str]:
@@ -82,14 +109,9 @@ def _reference(document: Document) -> list[str]:
         return []
     value = with_error(perplexity["value"], perplexity.get("error"), TIGHT)
     how = ", as llama-perplexity does" if on.get("mode") == "llama.cpp" else ""
-    where = f"{on.get('chunks')} windows of {on.get('context')} tokens of {on['text']}"
+    windows = "1 window" if on.get("chunks") == 1 else f"{on.get('chunks')} windows"
+    where = f"{windows} of {on.get('context')} tokens of {on['text']}"
     return ["", printable(f"reference {reference['kind']}: perplexity {value} on {where}{how}")]
-
-
-def _projector(document: Document) -> list[str]:
-    """The file beside the levels', where one was written."""
-    seen = document.get("projector")
-    return ["", printable(f"projector {seen['quant']}: {seen['file']}, {size(seen['bytes'])}")] if seen else []
 
 
 def _substitutes(document: Document) -> list[str]:
