@@ -15,6 +15,7 @@ from converters.decoder import (
 )
 from converters.mla import DENSE_FIRST, MLA, MLA_COUNTS, MLA_DERIVED, MLA_GRAPH, MLA_SHAPES, MLA_SIZES
 from converters.spec import Family, at, given, some_layers
+from converters.spec.combined import groups, one_of
 from converters.spec.derive import constant
 
 DEEPSEEK_V3 = Family(
@@ -32,14 +33,14 @@ DEEPSEEK_V3 = Family(
     | ROPE
     | EXPERT_COUNTS
     | {
-        "expert_group_count": "n_group",
-        "expert_group_used_count": "topk_group",
+        "expert_group_count": "groups",
+        "expert_group_used_count": "used_groups",
         "expert_weights_norm": given("norm_topk_prob"),
     },
     defaults=DEFAULTS
     | {"first_k_dense_replace": 3, "n_shared_experts": 1, "routed_scaling_factor": 2.5}
     | {"n_group": 8, "topk_group": 4, "norm_topk_prob": True},
-    derived=MLA_DERIVED | {"gating": constant(2)},
+    derived=MLA_DERIVED | {"gating": constant(2), "groups": one_of(groups, 0), "used_groups": one_of(groups, 1)},
     counts=MLA_COUNTS,
     floats=("routed_scaling_factor",),
     requires=YARN_GRAPH

@@ -17,6 +17,7 @@ from converters.spec import (
     rows,
     some_layers,
 )
+from converters.spec.combined import any_of
 from converters.spec.derive import (
     Derive,
     all_but_every,
@@ -114,6 +115,7 @@ DELTA_DERIVED: dict[str, Derive] = {
     "full_attention_interval": or_else("full_attention_interval", 4),
     "linear_layers": layers_that_are("linear_attention", absent=all_but_every("full_attention_interval")),
     "full_layers": layers_that_are("full_attention", absent=layers_but("linear_layers")),
+    "some layer linear": any_of("linear_layers"),
     "rope_dim": rotated_part(),
     "attention_rows": product_of("num_attention_heads", "head_dim"),
     "query_rows": times("attention_rows", 2),
@@ -146,6 +148,7 @@ DELTA_GRAPH: dict[str, tuple[Required, ...]] = YARN_GRAPH | {
     "attn_output_gate": (True, None),
     "rope_type": ("default", "linear", "yarn"),
     "partial_rotary_factor": (),
+    "some layer linear": (True,),
     VALUE_DIM: (SameAs(KEY_DIM),),
 }
 MOE_GRAPH = ALL_SPARSE | {"norm_topk_prob": (True, None)}

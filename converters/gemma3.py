@@ -13,9 +13,11 @@ from converters.decoder import (
     HEAD_DIM,
     ROPE,
     SIZES,
+    VISION,
     scaled_by_head_dim,
 )
 from converters.spec import Family, Tokens, given, plus_one, strip
+from converters.spec.combined import not_of_class
 from converters.vision_gemma3 import VISION_GEMMA3
 
 GEMMA3 = Family(
@@ -46,13 +48,12 @@ GEMMA3 = Family(
     | GEMMA_DEFAULTS
     | {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 131072, "vocab_size": 262208}
     | {"rope_theta": 1000000.0, "rope_local_theta": 10000.0},
+    # The class that sees does not cap its logits.
+    derived={"final_logit_softcapping": not_of_class("final_logit_softcapping", "Gemma3ForConditionalGeneration")},
     requires=GEMMA_GRAPH
     | scaled_by_head_dim(but_at=62)
     | {"rope_type": ("default", "linear"), "sliding_window_pattern": (6, None), "attn_logit_softcapping": (None,)},
-    left_out={
-        "vision tower": ("vision_tower.", "model.vision_tower."),
-        "vision projector": ("multi_modal_projector.", "model.multi_modal_projector."),
-    },
+    left_out=VISION,
     dropped=DROPPED,
     tokens=Tokens(add_space_prefix=False),
     projector=VISION_GEMMA3,

@@ -2,6 +2,7 @@
 
 from converters.decoder import DEFAULTS, GEMMA_GRAPH, LAYER
 from converters.spec import Default, Field, Required, Row, SameAs, given, rows
+from converters.spec.combined import any_of
 from converters.spec.derive import Derive, constant, or_else, product_of, times
 from converters.spec.layers import (
     alike,
@@ -141,14 +142,15 @@ GEMMA4_METADATA: dict[str, str | Field] = WINDOWS | {
     "final_logit_softcapping": "logit_cap",
     "rope.dimension_count": "full_head_dim",
     "rope.dimension_count_swa": "head_dim",
-    "expert_count": given("num_experts"),
-    "expert_used_count": given("num_experts_per_tok"),
-    "expert_feed_forward_length": given("moe_intermediate_size"),
+    "expert_count": given("mixed_experts"),
+    "expert_used_count": given("mixed_experts_per_tok"),
+    "expert_feed_forward_length": given("mixed_size"),
 }
 GEMMA4_GRAPH: dict[str, tuple[Required, ...]] = (
     GEMMA_GRAPH
     | SHARING_GRAPH
     | {
+        "some layer windowed": (True,),
         "last_kind": ("full_attention",),  # transformers makes it one, whatever config.json says
         "rope_type": ("proportional",),
         "partial_rotary_factor": (),
@@ -156,6 +158,7 @@ GEMMA4_GRAPH: dict[str, tuple[Required, ...]] = (
     }
 )
 GEMMA4_DERIVED: dict[str, Derive] = SHARING | {
+    "some layer windowed": any_of("windowed"),
     "last_kind": last_kind,
     "shared_layers": or_else("num_kv_shared_layers", 0),  # unlike other counts they may be 0
     "per_layer_size": or_else("hidden_size_per_layer_input", 0),
@@ -169,6 +172,9 @@ GEMMA4_DERIVED: dict[str, Derive] = SHARING | {
     "query_rows": times_each("num_attention_heads", "head_sizes"),
     "key_rows": times_each("kv_heads", "head_sizes"),
     "own_values": holds_unless("windowed", "attention_k_eq_v"),
+    "mixed_experts": both("enable_moe_block", "num_experts"),
+    "mixed_experts_per_tok": both("enable_moe_block", "num_experts_per_tok"),
+    "mixed_size": both("enable_moe_block", "moe_intermediate_size"),
     "expert_pair": twice("moe_intermediate_size"),
     "double_size": times("intermediate_size", 2),
     "widened": by_layer("reuses", "double_size", "intermediate_size"),

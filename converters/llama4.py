@@ -47,7 +47,7 @@ LLAMA4 = Family(
     | EXPERT_COUNTS,
     defaults=DEFAULTS
     | {"rms_norm_eps": 1e-5, "rope_theta": 500000.0, "head_dim": 128, "rope_dim": SameAs("head_dim")}
-    | {"interleave_moe_layer_step": 1, "use_qk_norm": True},
+    | {"interleave_moe_layer_step": 1, "use_qk_norm": True, "intermediate_size_mlp": 16384},
     derived=LLAMA4_LAYERS,
     requires=LLAMA4_GRAPH,
     left_out={"vision tower": ("vision_model.",), "vision projector": ("multi_modal_projector.",)},

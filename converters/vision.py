@@ -1,7 +1,7 @@
 """What projectors share: the keys of a vision tower, and how llama.cpp prepares an image for it."""
 
 from converters.spec import Field, Required, SameAs
-from converters.spec.derive import Derive, constant
+from converters.spec.derive import Derive, constant, product_of
 from converters.spec.images import channels
 
 PROJECTOR = "clip"
@@ -25,6 +25,7 @@ COLOURS: dict[str, Derive] = {
     "yes": constant(value=True),
     "image_mean": channels("processor_image_mean"),
     "image_std": channels("processor_image_std"),
+    "patch_numbers": product_of("num_channels", "patch_size", "patch_size"),
 }
 SIZES = ("text_hidden_size", "image_size", "patch_size", "num_channels")
 # Colours from 0 to 255 become numbers from 0 to 1, then those of the mean and the deviation.
@@ -33,15 +34,6 @@ PREPARED: dict[str, tuple[Required, ...]] = {
     "processor_do_normalize": (True, None),
     "processor_do_rescale": (True, None),
     "processor_rescale_factor": (1 / 255, None),
-}
-WIDE, INNER = "hidden_size", "intermediate_size"
-SQUARES: dict[str, tuple[str | int, ...] | None] = {
-    "attn_q.weight": (WIDE, WIDE),
-    "attn_k.weight": (WIDE, WIDE),
-    "attn_v.weight": (WIDE, WIDE),
-    "attn_out.weight": (WIDE, WIDE),
-    "ffn_up.weight": (INNER, WIDE),
-    "ffn_down.weight": (WIDE, INNER),
 }
 QWEN_FIELDS = {"num_hidden_layers": "depth", "num_attention_heads": "num_heads", "num_channels": "in_channels"}
 QWEN_GRAPH: dict[str, tuple[Required, ...]] = {

@@ -3,13 +3,12 @@
 from converters.spec import Family, Projector, given, kernel, plus_one, strip
 from converters.spec.derive import constant
 from converters.spec.images import patches_per_token, unless
-from converters.vision import COLOURS, GELU, PREPARED, PROJECTOR, SIZES, SQUARES, TOWER
+from converters.towers import NOT_EXCHANGED, SIGLIP_PARTS, SIGLIP_SHAPES, SIGLIP_SIZES
+from converters.vision import COLOURS, GELU, PREPARED, PROJECTOR, SIZES, TOWER
 
-TOP = "vision_tower.vision_model"
-EMBEDDINGS = TOP + ".embeddings"
-LAYER = TOP + ".encoder.layers.{i}"
+TOP, BRIDGE = "vision_tower.vision_model", "multi_modal_projector"
+EMBEDDINGS, LAYER = TOP + ".embeddings", TOP + ".encoder.layers.{i}"
 ATTN, MLP = LAYER + ".self_attn", LAYER + ".mlp"
-BRIDGE = "multi_modal_projector"
 
 VISION_GEMMA3 = Projector(
     Family(
@@ -45,14 +44,15 @@ VISION_GEMMA3 = Projector(
         layouts={TOP + ".": (strip("model." + TOP + "."), strip(TOP + "."), strip("model.vision_tower."))}
         | {BRIDGE + ".": strip("model." + BRIDGE + ".")},
         metadata=TOWER | GELU | {"vision.projector.scale_factor": given("unusual_factor")},
-        defaults={"layer_norm_eps": 1e-6, "num_channels": 3, "model_mm_tokens_per_image": 256},
+        defaults=SIGLIP_SIZES,
         derived=COLOURS
-        | {"projector_type": constant("gemma3"), "factor": patches_per_token("model_mm_tokens_per_image")}
-        | {"unusual_factor": unless("factor", 4)},
+        | SIGLIP_PARTS
+        | {"projector_type": constant("gemma3")}
+        | {"factor": patches_per_token("model_mm_tokens_per_image"), "unusual_factor": unless("factor", 4)},
         counts=SIZES,
         floats=("layer_norm_eps",),
-        requires=PREPARED | {"hidden_act": ("gelu_pytorch_tanh", None)},
-        shapes=SQUARES,
+        requires=PREPARED | NOT_EXCHANGED | {"hidden_act": ("gelu_pytorch_tanh", None)},
+        shapes=SIGLIP_SHAPES,
         left_out={"vision tower's pooling": (TOP + ".head.", "model." + TOP + ".head.")},
     ),
     parts=("vision tower", "vision projector"),

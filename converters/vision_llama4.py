@@ -2,8 +2,8 @@
 
 from converters.spec import Family, Projector
 from converters.spec.derive import constant
-from converters.spec.images import inverse
-from converters.vision import COLOURS, GELU, PREPARED, PROJECTOR, SIZES, SQUARES, TOWER
+from converters.towers import LLAMA4_PARTS, LLAMA4_SHAPES, LLAMA4_SIZES, LLAMA4_WIDTHS
+from converters.vision import COLOURS, GELU, PREPARED, PROJECTOR, SIZES, TOWER
 
 TOP = "vision_model"
 LAYER, ADAPTER = TOP + ".model.layers.{i}", TOP + ".vision_adapter.mlp"
@@ -43,18 +43,16 @@ VISION_LLAMA4 = Projector(
             "mm.model.fc.weight": "multi_modal_projector.linear_1.weight",
         },
         metadata=TOWER | GELU | {"vision.projector.scale_factor": "squares"},
-        defaults={"num_channels": 3, "pixel_shuffle_ratio": 0.5, "rope_theta": 10000.0},
+        defaults=LLAMA4_SIZES,
         # Training computes its norms with 1e-5, whatever the config says.
-        derived=COLOURS
-        | {"projector_type": constant("llama4"), "layer_norm_eps": constant(1e-5)}
-        | {"squares": inverse("pixel_shuffle_ratio")},
+        derived=COLOURS | LLAMA4_PARTS | {"projector_type": constant("llama4"), "layer_norm_eps": constant(1e-5)},
         counts=SIZES,
-        requires=PREPARED | {"hidden_act": ("gelu", None), "rope_theta": (10000.0,)},
+        requires=PREPARED | LLAMA4_WIDTHS | {"hidden_act": ("gelu", None), "rope_theta": (10000.0,)},
         notes={
             "squares": "llama.cpp hands the squares of {value} x {value} patches of an image over column by column, "
             "training row by row: what it answers about images is worse than what was trained."
         },
-        shapes=SQUARES,
+        shapes=LLAMA4_SHAPES,
     ),
     parts=("vision tower", "vision projector"),
 )

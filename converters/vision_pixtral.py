@@ -3,7 +3,8 @@
 from converters.spec import EMBEDDING, Family, Projector, Ratio, kernel, optional, rope_pairs, rows, shaped, strip
 from converters.spec.derive import constant
 from converters.spec.images import row_of
-from converters.vision import COLOURS, PREPARED, PROJECTOR, SILU, SIZES, SQUARES, TOWER
+from converters.towers import INNER, PIXTRAL_PARTS, PIXTRAL_SHAPES
+from converters.vision import COLOURS, PREPARED, PROJECTOR, SILU, SIZES, TOWER
 
 TOP, BRIDGE = "vision_tower", "multi_modal_projector"
 LAYER = TOP + ".transformer.layers.{i}"
@@ -39,19 +40,20 @@ VISION_PIXTRAL = Projector(
         metadata=TOWER | SILU | {"vision.spatial_merge_size": "model_spatial_merge_size"},
         defaults={
             "num_channels": 3,
+            INNER: 4096,
             "hidden_act": "gelu",
             "model_spatial_merge_size": 2,
             "rope_theta": 10000.0,
             "head_dim": Ratio("hidden_size", "num_attention_heads"),
         },
-        derived=COLOURS | {"projector_type": constant("pixtral"), "layer_norm_eps": constant(1e-5)},
+        derived=COLOURS | PIXTRAL_PARTS | {"projector_type": constant("pixtral"), "layer_norm_eps": constant(1e-5)},
         counts=(*SIZES, "model_spatial_merge_size", BREAK),
         # Its norms share the epsilon of the one behind the tower, which is the text's.
         requires=PREPARED
         | {"hidden_act": ("silu",), "rope_theta": (10000.0,), "text_rms_norm_eps": (1e-5,)}
         | {"head_dim": (Ratio("hidden_size", "num_attention_heads"),), "model_vision_feature_layer": (-1, None)}
         | {"model_projector_hidden_act": ("gelu", None)},
-        shapes=SQUARES | {"ffn_gate.weight": ("intermediate_size", "hidden_size")},
+        shapes=PIXTRAL_SHAPES,
     ),
     parts=("vision tower", "vision projector"),
 )

@@ -4,7 +4,8 @@ from converters.spec import Family, Projector, kernel, rows, strip
 from converters.spec.derive import constant
 from converters.spec.images import every_so_manyth, frame, told
 from converters.spec.orders import equal_part
-from converters.vision import COLOURS, PREPARED, PROJECTOR, QWEN_FIELDS, QWEN_GRAPH, SILU, SIZES, SQUARES, TOWER
+from converters.towers import NAMED_RIGHT, NOT_EXCHANGED, QWEN_PARTS, QWEN_SHAPES
+from converters.vision import COLOURS, PREPARED, PROJECTOR, QWEN_FIELDS, QWEN_GRAPH, SILU, SIZES, TOWER
 
 LAYER = "visual.blocks.{i}"
 ATTN, MLP, MERGER = LAYER + ".attn", LAYER + ".mlp", "visual.merger"
@@ -42,14 +43,17 @@ VISION_QWEN2_5 = Projector(
         layouts={"visual.": strip("model.visual.")},
         metadata=TOWER | SILU | {"vision.n_wa_pattern": "full_every"},
         fields=QWEN_FIELDS,
-        defaults={"num_channels": 3, "image_size": 560, "patch_size": 14, "window_size": 112, "out_hidden_size": 3584},
+        defaults={"num_channels": 3, "image_size": 560, "patch_size": 14, "window_size": 112, "out_hidden_size": 3584}
+        | {"intermediate_size": 3420},
         derived=COLOURS
+        | QWEN_PARTS
+        | NAMED_RIGHT
         | {"projector_type": told("model_model_type", {"qwen2_5_vl": "qwen2.5vl_merger"})}
         # What training computes with, whatever the config says; a side of 560 pixels warms llama.cpp up.
         | {"layer_norm_eps": constant(1e-6), "full_every": every_so_manyth("fullatt_block_indexes")},
         counts=SIZES,
-        requires=PREPARED | QWEN_GRAPH | {"hidden_act": ("silu", None), "window_size": (112,)},
-        shapes=SQUARES | {"ffn_gate.weight": ("intermediate_size", "hidden_size")},
+        requires=PREPARED | QWEN_GRAPH | NOT_EXCHANGED | {"hidden_act": ("silu", None), "window_size": (112,)},
+        shapes=QWEN_SHAPES,
     ),
     parts=("vision tower",),
 )

@@ -2,8 +2,9 @@
 
 from converters.spec import Family, Projector, among, kernel, strip
 from converters.spec.derive import constant
-from converters.spec.images import chosen_layers, frame, numbers, table_side
-from converters.vision import COLOURS, GELU, PREPARED, PROJECTOR, QWEN_FIELDS, QWEN_GRAPH, SQUARES, TOWER
+from converters.spec.images import chosen_layers, frame, numbers
+from converters.towers import QWEN3_PARTS, QWEN3_SHAPES, QWEN3_SIZES
+from converters.vision import COLOURS, GELU, PREPARED, PROJECTOR, QWEN_FIELDS, QWEN_GRAPH, TOWER
 
 LAYER = "visual.blocks.{i}"
 ATTN, MLP, MERGER, DEEP = LAYER + ".attn", LAYER + ".mlp", "visual.merger", "visual.deepstack_merger_list.{i}"
@@ -46,14 +47,14 @@ VISION_QWEN3 = Projector(
         layouts={"visual.": strip("model.visual.")},
         metadata=TOWER | GELU | {"vision.spatial_merge_size": "merge", "vision.is_deepstack_layers": "deep"},
         fields=QWEN_FIELDS,
-        defaults={"num_channels": 3, "patch_size": 16, "out_hidden_size": 3584} | {"num_position_embeddings": 2304},
+        defaults=QWEN3_SIZES,
         derived=COLOURS
+        | QWEN3_PARTS
         | {"projector_type": constant("qwen3vl_merger"), "merge": constant(2), "layer_norm_eps": constant(1e-6)}
-        | {"image_size": table_side("num_position_embeddings")}
         | {"deepstack": numbers("deepstack_visual_indexes", usual=(8, 16, 24)), "deep": chosen_layers("deepstack")},
         counts=("text_hidden_size", "patch_size", "num_channels"),
         requires=PREPARED | QWEN_GRAPH | {"hidden_act": ("gelu_pytorch_tanh", None)},
-        shapes=SQUARES,
+        shapes=QWEN3_SHAPES,
     ),
     parts=("vision tower",),
 )

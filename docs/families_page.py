@@ -1,17 +1,16 @@
 """The page of the families, from their tables and the tests' tiny models: a part of generate.py."""  # noqa: INP001
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters import ALL, REFUSED
+from converters import ALL, REFUSED, about
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from tiny import GOLDEN, TINY  # noqa: E402  (tests are no package)
+from tiny import TINY, recorded  # noqa: E402  (tests are no package)
 
 if TYPE_CHECKING:
     from tiny import Tiny
@@ -32,7 +31,13 @@ KINDS = {
 HEAD = """# Families
 
 Made by `python docs/generate.py` from the families' tables and the tiny models of `tests/tiny`; a test keeps it
-fresh.
+fresh. An architecture that is not here: [add a family](add-a-family.md).
+
+| family | what it covers | architectures in config.json |
+| --- | --- | --- |
+"""
+COMPARED = """
+## What each is compared with
 
 Each variant is a random model, made on the spot, that goes through every proof of `tests/test_families.py` and
 `tests/test_family_logits.py`:
@@ -79,10 +84,12 @@ Architectures that llama.cpp does not know, or loads and computes wrongly:
 
 def families_page() -> str:
     """The page."""
+    named = [f"| {one.name} | {about(one)} | {', '.join(f'`{name}`' for name in one.architectures)} |" for one in ALL]
     rows = [row for family in ALL for row in _rows(family)]
     parts = [f"- {family.name}: {', '.join(family.left_out)}" for family in ALL if family.left_out]
     refused = [f"- `{architecture}`: {why}." for architecture, why in REFUSED.items()]
-    return HEAD + "\n".join(rows) + "\n" + LEFT_OUT + "\n".join(parts) + "\n" + UNFIT + "\n".join(refused) + "\n"
+    blocks = (HEAD, named, COMPARED, rows, LEFT_OUT, parts, UNFIT, refused)
+    return "".join(block if isinstance(block, str) else "\n".join(block) + "\n" for block in blocks)
 
 
 def _rows(family: "Family") -> Iterator[str]:
@@ -95,7 +102,7 @@ def _rows(family: "Family") -> Iterator[str]:
 
 def _converter(name: str, tiny: "Tiny") -> str:
     """What the comparison with llama.cpp's converter says."""
-    document = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    document = recorded(name)
     if "tensors" not in document:
         twin = document.get("same_as")
         return f"same as {twin}" if twin else "none: it cannot read such a model"

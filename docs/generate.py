@@ -1,9 +1,10 @@
-"""Write this folder's generated pages and the README's lists from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
+"""Write this folder's generated pages and the README's families from the code itself: `python docs/generate.py`."""  # noqa: INP001  (a script)
 
 import ast
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,10 @@ import click
 from converters import ALL
 from exporter.cli import cli
 from exporter.merge import KINDS
-from exporter.merge.methods import MERGED, METHODS
+from exporter.merge.methods import MERGED, METHODS, NEEDED, RENAMED
 from exporter.profiles import load_profile, profile_names
-from exporter.tokenizer.pre_table import NO_ROW, RAW, TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "cli.md"
 README = ROOT / "README.md"
 DATA = {
     "quant_profiles": "one TOML file for each level",
@@ -33,6 +32,7 @@ PLAIN = {
     "pyproject.toml": "the package, its dependencies, the tools' settings",
     ".gitignore": "what is not kept",
     "run": "what CI runs",
+    "tree.md": "every file, in a line",
     "real_levels.json": "what each level costs on the real models, as tests/test_real.py measured it",
     "report.png": "the page of the example's report",
     "default.txt": "the evaluation text that comes along, public domain",
@@ -78,41 +78,19 @@ LICENSE…, NOTICE…, USE_POLICY…), and `merge.json`: the version of ggufx, t
 SHA-256 as in report.json), each adapter (name, method, factor, SHA-256, settings), what the base was rounded to
 (`--qlora-base`), how experts are packed, the type, and what `merge` of report.json says of an export.
 
+LoRA and trainable tokens are merged by rows, {merged} other methods by PEFT itself; {renamed}, with a row of its own.
+TINYLORA and UNILORA as PEFT saves them by default are refused, since what they need is not in the file: the table says
+what must be set before training.
+
 | method | result | compared with PEFT, or why not |
 | --- | --- | --- |
 """
 
 
-TOKENIZERS = """# Tokenizers
+TREE = """# Files
 
-Made by `python docs/generate.py` from `exporter/tokenizer/pre_table.py`; a test keeps it fresh.
-
-What is read: `tokenizer.json` with `tokenizer_config.json` and the files beside it; where it lacks, one is made of
-Mistral's `tekken.json`, of a tiktoken file (`*.tiktoken`, or a `tokenizer.model` of that form; Llama 3, Qwen and Kimi
-K2, since the file alone does not say how words are cut), or of a SentencePiece `tokenizer.model` trained as BPE.
-Unigram models are refused by name: llama.cpp's tokenizer for decoders merges by scores, and no supported family has
-one. Without `tokenizer.model` the scores are made of the merges' ranks, and are the true ones where these confirm that.
-
-## Pre-tokenizers
-
-llama.cpp knows them by name. A name is found by the structure of `tokenizer.json`, never by a hash of token ids, so
-added tokens, another post-processor or another vocabulary change nothing. The first name of each heading is written;
-the others cut alike. `--pre NAME` takes any of them, and the proof of token ids is made all the same. Each is tested
-against llama.cpp with a vocabulary that merges across every border. "its regular expressions": the steps were written
-from llama.cpp's own, without a real tokenizer at hand, so a published `tokenizer.json` may spell them otherwise; it is
-then refused with the difference, and `--pre NAME` exports it.
-"""
-RAW_NAMES = """
-
-## Raw text, by merges
-
-SentencePiece-style files of which llama.cpp reads the merges in place of scores; nothing is merged across the end of a
-line. Gemma 4's family asks for it (proved on ggml-vocab-gemma-4), for others `--pre NAME` does.
-
-"""
-UNFIT = """
-
-## Known to llama.cpp, of no use here
+Made by `python docs/generate.py`: the files that git knows, each with the first sentence of what it says of itself;
+folders of data in one line. A test keeps it fresh.
 
 """
 
@@ -160,16 +138,30 @@ def merging() -> str:
     cases: dict[str, list[str]] = {}
     for name, case in CASES.items():
         cases.setdefault(case.method, []).append(name)
+    merged = [method for method, result in METHODS.items() if result == MERGED and method not in {*KINDS, *RENAMED}]
+    renamed = ", ".join(f"{old} is the older name of {new}" for old, new in RENAMED.items())
+    head = MERGING.format(merged=len(merged), renamed=renamed)
     rows = [f"| LORA | merged by rows | {len(_tested('test_merge', 'test_lora_parts', 'test_tied'))} tests, below |"]
     for method, result in sorted(METHODS.items()):
-        compared = f"equal: {', '.join(cases.get(method, ()))}" if method in cases else "as MISS"
+        compared = f"equal: {', '.join(cases.get(method, ()))}"
+        compared = f"as {RENAMED[method]}, its name today" if method in RENAMED else compared
+        compared += _condition(method)
         how = "merged by rows" if method in KINDS else "merged by PEFT, a whole weight at a time"
         rows.append(
             f"| {method} | {how if result == MERGED else 'refused'} | {compared if result == MERGED else result} |"
         )
     lines = [f"- {words}" for words in _tested("test_merge", "test_lora_parts", "test_tied", "test_adapters")]
     heading = "\n\n## What the tests of LoRA and of several adapters say\n\n"
-    return MERGING + "\n".join(rows) + heading + "\n".join(lines) + "\n"
+    return head + "\n".join(rows) + heading + "\n".join(lines) + "\n"
+
+
+def _condition(method: str) -> str:
+    """What must be set, so that a method is merged."""
+    if method not in NEEDED:
+        return ""
+    field, value, why = NEEDED[method]
+    more = "; refused with several vectors (`weight_tying` 0, PEFT's default)" if method == "TINYLORA" else ""
+    return f"; only with `{field}` {str(value).lower()}: otherwise {why}{more}"
 
 
 def families_page() -> str:
@@ -182,17 +174,10 @@ def families_page() -> str:
 
 def tokenizers() -> str:
     """Every pre-tokenizer's name, what it cuts like, and what that rests on."""
-    lines = []
-    for row in TABLE:
-        names = ", ".join(f"`{name}`" for name in row.names)
-        flags = [*(["takes whole words"] if row.ignore_merges else []), *(["with NFC"] if row.nfc else [])]
-        lines.append(f"\n### {names}\n\nRests on {row.proof}{'; ' if flags else ''}{', '.join(flags)}.\n")
-        lines += ["```text", *row.steps, "```"]
-        if row.limit is not None:
-            lines.append(f"\nllama.cpp {row.limit}.")
-    raw = [f"- `{name}`: `tokenizer.ggml.model` is `{model}`" for name, model in RAW.items()]
-    unfit = [f"- `{name}`: {why}" for name, why in NO_ROW.items()]
-    return TOKENIZERS + "\n".join(lines) + RAW_NAMES + "\n".join(raw) + UNFIT + "\n".join(unfit) + "\n"
+    sys.path.insert(0, str(ROOT / "docs"))
+    import tokenizers_page as page  # noqa: PLC0415  (beside this script)
+
+    return page.tokenizers_page()
 
 
 def _tested(*files: str) -> list[str]:
@@ -203,25 +188,27 @@ def _tested(*files: str) -> list[str]:
 
 
 def readme(text: str) -> str:
-    """The README with its lists as they are now."""
-    for name, lines in (("families", families()), ("tree", tree())):
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        text = before + start + "\n" + "\n".join(lines) + "\n" + end + rest.split(end)[1]
-    return text
+    """The README with its families as they are now."""
+    start, end = "<!-- families -->", "<!-- /families -->"
+    before, rest = text.split(start)
+    return before + start + "\n" + families() + "\n" + end + rest.split(end)[1]
 
 
-def families() -> Iterator[str]:
-    """A table of the families."""
-    yield "| family | architectures in config.json |\n| --- | --- |"
-    for one in ALL:
-        yield f"| {one.name} | {', '.join(f'`{name}`' for name in one.architectures)} |"
+def families() -> str:
+    """The families' names, in a sentence."""
+    text = f"{len(ALL)} families: {', '.join(family.name for family in ALL)}."
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def tree_page() -> str:
+    """The tree of files, as a page."""
+    return TREE + "\n".join(tree()) + "\n"
 
 
 def tree() -> Iterator[str]:
     """The files that git knows, each with the first sentence of what it says of itself; data folders as one line."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
-    files = [Path(line) for line in listed.stdout.splitlines()]
+    files = {Path(line) for line in listed.stdout.splitlines()} | {Path("docs", f"{name}.md") for name in PAGES}
     seen: set[Path] = set()
     yield "```"
     for file in sorted(files, key=lambda path: (len(path.parts) == 1, path.parts)):
@@ -241,19 +228,23 @@ def _line(path: Path, name: str, about: str) -> str:
 
 def _says(file: Path) -> str:
     """The first sentence of a file about itself."""
+    if file.name in PLAIN:
+        return PLAIN[file.name]
     text = file.read_text(encoding="utf-8", errors="replace")
     if file.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""
-    elif file.name in PLAIN:
-        return PLAIN[file.name]
     first = text.strip().split("\n\n")[0].split("\n")[0] if file.suffix != ".py" else text.split("\n\n")[0]
     words = re.sub(r"^[#!\s]*(\d+\. )?", "", first.replace("\n", " "))
     return re.split(r"(?<=[a-z0-9)`])[.;] ", words)[0].rstrip(".")
 
 
+PAGES = {"cli": render, "merging": merging, "families": families_page, "tokenizers": tokenizers, "tree": tree_page}
+"""What makes each generated page of this folder."""
+
+
 if __name__ == "__main__":
-    PAGE.write_text(render(), encoding="utf-8")
-    (ROOT / "docs" / "merging.md").write_text(merging(), encoding="utf-8")
-    (ROOT / "docs" / "families.md").write_text(families_page(), encoding="utf-8")
-    (ROOT / "docs" / "tokenizers.md").write_text(tokenizers(), encoding="utf-8")
-    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    # All are made before the first is written, so that an error leaves the old ones.
+    made = {ROOT / "docs" / f"{name}.md": make() for name, make in PAGES.items()}
+    made[README] = readme(README.read_text(encoding="utf-8"))
+    for place, text in made.items():
+        place.write_text(text, encoding="utf-8")

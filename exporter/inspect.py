@@ -13,6 +13,8 @@ from exporter.vocabulary import label
 if TYPE_CHECKING:
     from exporter.merge import Merged
 
+BYTE_LEVEL = "gpt2"
+"""What GGUF calls byte-level BPE, the one kind of tokenizer that llama.cpp has pre-tokenizers for."""
 WIDE = 100
 """Characters from which on a list has a line for each entry."""
 
@@ -35,6 +37,7 @@ def inspect_run(path: str, *, pre: str | None = None, **asked: Unpack[Asked]) ->
         "family": run.family.name,
         "base": {"name": run.base_name, "path": str(run.base), "from": run.base_from or "the run itself"},
         "stored_as": sorted(source.dtypes()),
+        "parameters": plan.parameters,
         "layers": run.config["num_hidden_layers"],
         "embedding": " x ".join(map(str, embedding)),
         "head": "the embedding again" if source.tied else "a tensor of its own",
@@ -77,7 +80,36 @@ def _license(folder: Path) -> str | None:
 
 def render(facts: dict[str, Any]) -> str:
     """The facts as text: a line for each, those that belong together under a heading."""
-    return "\n".join(printable(line) for name, value in facts.items() for line in _lines(name.replace("_", " "), value))
+    shown = _shown(facts)
+    return "\n".join(printable(line) for name, value in shown.items() for line in _lines(name.replace("_", " "), value))
+
+
+def _shown(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that a reader is told: each once, and by words that need nothing beside them."""
+    shown = facts | {"parameters": f"{facts['parameters']:,}", "tokenizer": _tokenizer(facts["tokenizer"])}
+    dropped = set() if facts["trainer_from"] else {"trainer_from"}
+    if not facts["adapters"]:
+        dropped |= {"adapter_tensors", "weights_changed"}
+    if len(facts["adapters"]) == 1:  # whose own line says as much
+        dropped |= {"weights_changed"}
+    named = {"weights_changed": "weights changed by all adapters together"}
+    return {named.get(name, name): value for name, value in shown.items() if name not in dropped}
+
+
+def _tokenizer(facts: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer's facts; the pre-tokenizer of byte-level ones only, for llama.cpp cuts no other's texts."""
+    shown = {"model, as GGUF names it": facts["model"]}
+    shown |= {"pre-tokenizer": facts["pre"]} if facts["model"] == BYTE_LEVEL else {}
+    ends = {f"token {end['id']}": _end(**end) for end in facts["ends"]}
+    return shown | {
+        name: ends if name == "ends" else one for name, one in facts.items() if name not in {"model", "pre"}
+    }
+
+
+def _end(*, text: str, said_by: list[str], stops: str, **_: object) -> str:
+    """An end as a reader would have it: the token, whether llama.cpp stops there, and who says that it is one."""
+    how = "does not stop there" if stops == "no" else f"stops there ({stops})"
+    return f"{text}, llama.cpp {how}; said by {', '.join(said_by)}"
 
 
 def _lines(name: str, value: object, indent: str = "") -> list[str]:
@@ -99,10 +131,11 @@ def _lines(name: str, value: object, indent: str = "") -> list[str]:
 
 
 def _inner_lines(value: dict[str, object], indent: str) -> list[str]:
-    """The lines under a heading: a fact each; a ledger's counts, and what becomes of them."""
+    """The lines under a heading: a fact each; a ledger's counts, and in a sentence each what becomes of them."""
     match value:
         case {"rows": dict(rows), "rules": list(rules)}:
-            return [indent + line for line in (*(f"{label(key)}: {count}" for key, count in rows.items()), *rules)]
+            said = (str(rule).partition(": ")[2] for rule in rules)  # what stands in front is the rule's name
+            return [indent + line for line in (*(f"{label(key)}: {count}" for key, count in rows.items()), *said)]
     return [line for key, one in value.items() for line in _lines(key.replace("_", " "), one, indent)]
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from exporter.tokenizer.made import is_made
 from exporter.verify import Options as Measuring
 from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
 from exporter.verify.text import read_text, require_length
+from exporter.verify.vocabulary import require_one_of
 from exporter.writer import write
 
 Progress = Callable[[str, int, int], None]  # called with a step's name, how much of it is done, and how much there is
@@ -202,7 +203,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
     """
     place = nullcontext(Path()) if Path(reference).is_file() else scratch_folder(options.scratch or Path.cwd())
     with place as scratch:
-        kind, file = _as_gguf(reference, scratch, options, progress)
+        kind, file = _as_gguf(reference, files, scratch, (options, progress))
         levels: list[dict[str, Any]] = [
             {
                 **dict(zip(("quant", "bpw"), gguf_facts(path), strict=True)),
@@ -213,7 +214,7 @@ def verify_files(reference: str, files: Sequence[Path], options: Options, progre
             }
             for path in files
         ]
-        blocks = measured(levels, (kind, file, files), _measuring(options), progress)
+        blocks = measured(levels, (kind, file, files), replace(_measuring(options), called=reference), progress)
     return finished(new_document(options.command) | blocks | {"levels": levels, "warnings": []})
 
 
@@ -254,14 +255,16 @@ def _measuring(options: Options, earlier: Document | None = None) -> Measuring:
     return Measuring(options.text, chunks, options.mode, threads=cores(options.threads))
 
 
-def _as_gguf(reference: str, scratch: Path, options: Options, progress: Progress) -> tuple[str, Path]:
-    """A reference's type and file; a folder is written to the scratch folder in 16 bits."""
-    path = Path(reference)
+def _as_gguf(reference: str, files: Sequence[Path], scratch: Path, how: tuple[Options, Progress]) -> tuple[str, Path]:
+    """A reference's type and file; a folder is written to the scratch folder in 16 bits, if a file may be its own."""
+    path, (options, progress) = Path(reference), how
     if path.is_file():
         return gguf_facts(path)[0], path
     if path.suffix == ".gguf":
         raise EngineError(f"{path}: there is no such file, expected the reference, a GGUF file. Mend its path.")
     run, source, plan = prepare(reference, [], options)
+    tokens: tuple[str, ...] = plan.tokenizer.metadata["tokenizer.ggml.tokens"]  # type: ignore[assignment]
+    require_one_of(reference, tokens, files)
     file = scratch / plan.outputs[0].file
     require_space(scratch, plan.outputs[0].bytes)
     write(plan, source, [file], threads=cores(options.threads), progress=_step("write", progress))

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 from exported import COMMAND, change_json, changed, kind_and_value, written
 from gguf import GGUFReader
+from proofs import red, statuses
 from tiny import make
 
-from exporter.check import Asked, check_file
+from exporter.check import prove
 from exporter.check.corpus import SCRIPTS, corpus, random_texts
+from exporter.check.expected import OTHER_CUTS, RESPELLED, expect
+from exporter.check.ids import check_ids
+from exporter.errors import ProofError
+from exporter.llamacpp import Engine
 from exporter.pipeline import Options, prepare
 from exporter.profiles import load_profile
 from exporter.tokenizer.render import render
 from exporter.tokenizer.template import rendered
+from exporter.writer import write
 
 ROOT = Path(__file__).resolve().parents[1]
 GGML = "tokenizer.ggml."
@@ -31,17 +37,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("llama3")
     run = make("llama3", folder / "run")
     return run, written(run, folder)[1]["f32"]
-
-
-def statuses(run: Path, file: Path, **asked: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401
-    """How each check went, and what it says."""
-    what = prepare(str(run), [], Options(verify=False, prove=True))
-    checks = check_file(what, file, Asked(**{"threads": 1} | asked))
-    return {check.name: (check.status, check.detail) for check in checks}
-
-
-def red(found: Mapping[str, tuple[str, str]]) -> set[str]:
-    return {name for name, (status, _) in found.items() if status == "fail"}
 
 
 def value_of(file: Path, key: str) -> Any:  # noqa: ANN401
@@ -71,7 +66,25 @@ def test_a_wrong_pre_tokenizer_turns_the_tokenizer_red(llama: tuple[Path, Path],
     run, file = llama
     found = statuses(run, changed(file, tmp_path / "wrong.gguf", tokenizer__ggml__pre="gpt-2"))
     assert "tokenizer" in red(found)
-    assert "otherwise than tokenizer.json" in found["tokenizer"][1]
+    assert "otherwise than tokenizer.json: " in found["tokenizer"][1]
+
+
+def test_a_pre_tokenizer_that_the_user_chose_is_named(tmp_path: Path) -> None:
+    run = make("llama3", tmp_path / "run")
+    opened, source, plan = prepare(str(run), [load_profile("f32")], Options(verify=False, pre="gpt-2"))
+    write(plan, source, [tmp_path / "f32.gguf"], threads=1, progress=lambda *_: None)
+    why = r"by the pre-tokenizer that --pre gpt-2 chose \(leave --pre out, or choose another\): "
+    with pytest.raises(ProofError, match=why):
+        prove(opened, plan, [tmp_path / "f32.gguf"], lambda *_: None)
+
+
+def test_texts_that_are_left_out_are_told_with_the_reason(llama: tuple[Path, Path]) -> None:
+    run, file = llama
+    opened, _, plan = prepare(str(run), [], Options(verify=False, prove=True))
+    expected = replace(expect(opened, plan), left_out={OTHER_CUTS: 2, RESPELLED: 0})
+    with Engine(file) as engine:
+        detail = check_ids(engine, expected).detail
+    assert detail.endswith("; 2 left out, which llama.cpp's pre-tokenizer is known to cut otherwise")
 
 
 def test_a_swapped_token_turns_the_tokenizer_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
@@ -87,17 +100,17 @@ def test_a_changed_template_turns_the_template_red(llama: tuple[Path, Path], tmp
     run, file = llama
     template = value_of(file, TEMPLATE)
     found = statuses(run, changed(file, tmp_path / "wrong.gguf", tokenizer__chat_template=f"{template}\n!"))
-    assert red(found) == {"template"}
+    assert red(found) == {"fields", "template"}
     assert "the file's template is not the run's text" in found["template"][1]
     same = changed(file, tmp_path / "same.gguf", tokenizer__chat_template=f"{template}{{# a remark #}}")
-    assert statuses(run, same)["template"][0] == "pass"  # rendered alike, and that is what counts
+    assert red(statuses(run, same)) == {"fields"}  # rendered alike, but another text
 
 
 def test_a_doubled_bos_turns_bos_red(llama: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = llama
     flag = value_of(file, f"{GGML}add_bos_token")
     found = statuses(run, changed(file, tmp_path / "flag.gguf", tokenizer__ggml__add_bos_token=not flag))
-    assert red(found) == {"bos"}
+    assert red(found) == {"fields", "bos"}
     twice = make("llama3", tmp_path / "twice")
     template = json.loads((twice / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
     change_json(twice / "tokenizer_config.json", chat_template="{{ bos_token }}{{ bos_token }}" + template)
@@ -114,6 +127,15 @@ def test_a_wrong_row_of_a_weight_turns_the_logits_red(llama: tuple[Path, Path], 
     found = statuses(run, changed(file, tmp_path / "wrong.gguf", {"blk.0.attn_v.weight": weight}))
     assert red(found) == {"weights", "logits"}
     assert "largest difference" in found["logits"][1]
+
+
+def test_a_token_that_programs_do_not_give_a_template_turns_it_red(tmp_path: Path) -> None:
+    run = make("llama3", tmp_path / "run")
+    template = json.loads((run / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    change_json(run / "tokenizer_config.json", chat_template="{{ pad_token }}" + template, pad_token="<|end_of_text|>")  # noqa: S106
+    found = statuses(run, written(run, tmp_path / "out")[1]["f32"])
+    assert "template" in red(found)
+    assert "it asks for a token that programs do not give" in found["template"][1]
 
 
 def test_a_damaged_file_fails_to_load_and_nothing_else_is_said(llama: tuple[Path, Path], tmp_path: Path) -> None:
@@ -153,7 +175,7 @@ def test_the_command_ends_with_the_contracts_status(
     assert [one["name"] for one in document["checks"]] == [
         *("load", "fields", "weights", "tokenizer", "template", "bos", "logits")
     ]
-    assert bool(status) is ("file.gguf: is not this run's, by the proofs of template." in done.stderr)
+    assert bool(status) is ("file.gguf: is not this run's, by the proofs of fields, template." in done.stderr)
 
 
 @pytest.mark.filterwarnings("default")  # deprecations inside transformers
@@ -179,8 +201,8 @@ def test_a_template_that_never_ends_ends() -> None:
 
 
 def test_profiles_that_the_bounds_are_for_are_there() -> None:
-    from exporter.check.bounds import BOUNDS, FILE_TYPES  # noqa: PLC0415
+    from exporter.check.bounds import BOUNDS  # noqa: PLC0415
 
     names = {str(int(gguf.LlamaFileType[load_profile(level).file_type])): level for level in BOUNDS}
-    assert names == dict(FILE_TYPES)
+    assert names == {"0": "f32", "1": "f16", "32": "bf16"}
     assert render("{{ x | tojson }}", [{"x": {"<a>": "é"}}]) == [{"text": '{"<a>": "é"}', "failed": None}]

@@ -72,7 +72,7 @@ def test_fields_that_differ_are_told(llama: tuple[Path, dict[str, Path]], tmp_pa
     wrong = changed(files["q4_k_m"], tmp_path / "wrong.gguf", llama__rope__freq_base=12345.0)
     status, detail = contents(run, wrong)["fields"]
     assert status == "fail"
-    assert "fields unlike the run's: llama.rope.freq_base is 12345.0 in the file, and 10000.0 by the run" in detail
+    assert "unlike the run's: llama.rope.freq_base is 12345.0 in the file, and 10000.0 by the run" in detail
     more = changed(files["q4_k_m"], tmp_path / "more.gguf", llama__rope__scaling__type="yarn")
     assert "is 'yarn' in the file, and absent by the run" in contents(run, more)["fields"][1]
 
@@ -96,3 +96,31 @@ def test_an_importance_matrix_leaves_only_some_to_compare(llama: tuple[Path, dic
     assert norm.dtype == np.float32
     other = changed(file, tmp_path / "n.gguf", {"output_norm.weight": norm + np.float32(1)})
     assert contents(run, other)["weights"][0] == "fail"
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        {"tokenizer__ggml__eos_token_id": 300},
+        {"tokenizer__ggml__eot_token_id": "300"},
+        {"tokenizer__ggml__add_eos_token": "true"},
+        {"tokenizer__chat_template__tool_use": "EVIL"},
+        {"general__sampling__temp": "99"},
+        {"llama__context_length": 7},
+    ],
+)
+def test_a_tampered_field_is_told(
+    tampered: dict[str, object], llama: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    run, files = llama
+    status, detail = contents(run, changed(files["q8_0"], tmp_path / "t.gguf", **tampered))["fields"]
+    assert status == "fail"
+    assert next(iter(tampered)).replace("__", ".") in detail
+
+
+def test_a_list_that_differs_is_told_by_its_place(llama: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    run, files = llama
+    kinds = [int(kind) for kind in GGUFReader(files["q8_0"]).fields["tokenizer.ggml.token_type"].contents()]
+    kinds[5] = 4
+    wrong = changed(files["q8_0"], tmp_path / "t.gguf", tokenizer__ggml__token_type=kinds)
+    assert "tokenizer.ggml.token_type[5] is 4 in the file, and" in contents(run, wrong)["fields"][1]

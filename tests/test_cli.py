@@ -156,7 +156,9 @@ def test_families_and_profiles(ggufx: Ggufx) -> None:
     listed = ggufx("families").out
     assert all(tiny.architecture in listed for tiny in TINY.values())
     assert [row["name"] for row in ggufx("profiles", "--json").document] == list(profile_names())
-    assert [line.split()[0] for line in ggufx("profiles").out.splitlines()] == list(profile_names())
+    lines = ggufx("profiles").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(profile_names())
+    assert len({line.rindex("  ") for line in lines}) == 1  # columns
     text = ggufx("profiles", "q4_k_m").out
     assert ggufx("profiles", "q4_k_m", "--json").document["text"] == text
     assert 'default   = "Q4_K"' in text
@@ -284,7 +286,7 @@ def test_damaged_weights_are_refused(ggufx: Ggufx, tmp_path: Path) -> None:
     assert (done.status, done.out) == (2, "")
     assert f"error: {file}: is no whole safetensors file" in done.err
     change_json(run / "config.json", architectures=["LlamaForCausalLn"])
-    assert "Supported and near: LlamaForCausalLM" in ggufx("export", run, "--out", tmp_path / "out").err
+    assert "Names that are spelt alike: LlamaForCausalLM" in ggufx("export", run, "--out", tmp_path / "out").err
     assert not (tmp_path / "out").exists()
 
 

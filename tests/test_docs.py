@@ -4,14 +4,19 @@ import re
 import runpy
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import click
 import pytest
+import tiny
 
-from converters import ALL
+from converters import ALL, spec
+from converters.spec import Family
 from exporter.cli import cli
 from exporter.profiles import profile_names
 
@@ -126,28 +131,63 @@ def headings(file: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_the_readmes_lists_are_fresh() -> None:
-    if which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("no git repository")
+GENERATED = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+
+
+def test_the_readmes_families_are_fresh() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == runpy.run_path(str(ROOT / "docs" / "generate.py"))["readme"](text), "run: python docs/generate.py"
+    assert text == GENERATED["readme"](text), "run: python docs/generate.py"
 
 
-def test_the_page_of_what_is_merged_is_fresh() -> None:
-    text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["merging"]()
-    assert (ROOT / "docs" / "merging.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
+@pytest.mark.parametrize("page", GENERATED["PAGES"])
+def test_generated_pages_are_fresh(page: str) -> None:
+    if page == "tree" and (which("git") is None or not (ROOT / ".git").exists()):
+        pytest.skip("no git repository")
+    text = GENERATED["PAGES"][page]()
+    assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
 
 
-def test_the_page_of_tokenizers_is_fresh() -> None:
-    text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["tokenizers"]()
-    assert (ROOT / "docs" / "tokenizers.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
-
-
-def test_the_page_of_commands_is_fresh() -> None:
-    text = runpy.run_path(str(ROOT / "docs" / "generate.py"))["render"]()
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"
+def test_the_page_of_commands_names_all() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     for one in [*cli.commands, *profile_names(), *(family.name for family in ALL)]:
         assert one in text
+
+
+def test_an_error_leaves_the_generated_pages_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "recorded", _fails)
+    monkeypatch.delitem(sys.modules, "families_page", raising=False)
+    written: list[Path] = []
+    monkeypatch.setattr(Path, "write_text", lambda place, *_, **__: written.append(place))
+    with pytest.raises(FileNotFoundError, match="no golden values"):
+        runpy.run_path(str(ROOT / "docs" / "generate.py"), run_name="__main__")
+    monkeypatch.delitem(sys.modules, "families_page", raising=False)
+    assert not written
+
+
+def _fails(name: str) -> None:
+    message = f"no golden values of {name}"
+    raise FileNotFoundError(message)
+
+
+FAMILY_PAGE = (ROOT / "docs" / "add-a-family.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_a_family_is_one() -> None:
+    table, _, model = re.findall(r"^```python\n(.*?)^```", FAMILY_PAGE, re.MULTILINE | re.DOTALL)
+    made: dict[str, Any] = {}
+    models: dict[str, Any] = {}
+    exec(table, made)  # noqa: S102  (our own page)
+    exec(model, models)  # noqa: S102
+    (example,) = models["MODELS"].values()
+    (family,) = (one for one in made.values() if isinstance(one, Family))
+    assert example.architecture in family.architectures
+
+
+def test_the_page_of_families_tells_every_word() -> None:
+    functions = {name for name in spec.__all__ if name.islower()}
+    named = {"name", "architectures", "arch", "tensors", "layouts"}
+    words = functions | {field.name for field in fields(Family)} - named
+    assert {word for word in words if not re.search(rf"`{word}[`(]", FAMILY_PAGE)} == set()
 
 
 def test_every_command_explains_itself() -> None:

@@ -178,7 +178,7 @@ def test_a_failed_check_ends_with_status_2(bases: dict[str, Path], tmp_path: Pat
         env=os.environ,
     )
     assert done.returncode == 2
-    assert done.stdout.splitlines()[-1] == "merge: fail"
+    assert done.stdout.splitlines()[0] == "merge: fail"
     assert "are not as PEFT's layer has them" in done.stderr
 
 

@@ -1,6 +1,7 @@
 """`ggufx merge --out`: files that appear whole and proved or not at all, in slices, beside nothing else."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -193,10 +194,12 @@ def test_the_command(bases: dict[str, Path], tmp_path: Path) -> None:
     run_and_base = (run, "--base", bases["llama"], "--quiet")
     checked = command(*run_and_base, "--check")
     assert checked.exit_code == 0
-    assert checked.stdout.splitlines()[-1] == "merge: pass"
+    assert checked.stdout.splitlines()[0] == "merge: pass"
     lines = [line.split() for line in checked.stdout.splitlines()]
     assert ["self_attn.q_proj", "2", "of", "2", "2", "of", "2"] in [line[:7] for line in lines]
     assert json.loads(command(*run_and_base, "--check", "--json").stdout)["status"] == "pass"
+    told = command(*run_and_base, "--out", tmp_path / "told").stdout
+    assert re.search(r"^\d+ of 21 weights read back from the new files \(first and last rows\)", told, re.MULTILINE)
     made = command(*run_and_base, "--out", out, "--json")
     assert json.loads(made.stdout)["folder"] == str(out)
     assert command(*run_and_base, "--out", out, "--overwrite").stdout.splitlines()[-1] == str(out)

@@ -72,6 +72,8 @@ def test_the_record_says_what_was_merged(bases: dict[str, Path], tmp_path: Path)
     assert said["merge"]["largest_relative_delta"] == pytest.approx(block["largest_relative_delta"])
     assert said["merge"]["weights_changed"] == 4
     assert str(tmp_path) not in text
+    merged = open_run(out)
+    assert (merged.kind, merged.trainer, merged.trainer_from) == ("checkpoint", "peft", "merge.json")
     assert CliRunner().invoke(cli, [*words, "--overwrite"]).exit_code == 0
     assert (out / "merge.json").read_text() == text
 

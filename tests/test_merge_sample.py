@@ -96,15 +96,12 @@ def test_kinds_come_before_ranks(bases: dict[str, Path], tmp_path: Path) -> None
     assert (len(chosen.weights), chosen.pairs, chosen.all_pairs) == (11, 2, 2)
 
 
-def test_the_text_is_in_order_and_ends_with_what_was_compared(tmp_path: Path) -> None:
+def test_the_text_begins_with_the_result_and_shows_the_largest_changes(tmp_path: Path) -> None:
     base = deep(tmp_path / "base", 11)
     train(load(base), tmp_path / "run", target_modules=["q_proj", "o_proj"], modules_to_save=["lm_head"])
     shown = command(tmp_path / "run", "--base", base)
     assert shown.exit_code == 0
-    rows, compared, kinds, last = shown.stdout.split("\n\n")
-    layers = [int(number) for number in re.findall(r"^model\.layers\.(\d+)", rows, re.MULTILINE)]
-    assert layers == sorted(layers) == [layer for layer in range(11) for _ in PAIR]
-    assert rows.splitlines()[-1].startswith(HEAD)
+    result, kinds, rows, compared = shown.stdout.split("\n\n")
     assert len(compared.splitlines()) == 1 + 5
     pattern = r"self_attn.q_proj +11 of 11 +11 of 11 +(\S+) \.\. (\S+) +2$"
     least, most = (float(number) for number in re.findall(pattern, kinds, re.MULTILINE)[0])
@@ -112,8 +109,12 @@ def test_the_text_is_in_order_and_ends_with_what_was_compared(tmp_path: Path) ->
     relative = [one["relative"] for one in document["weights"] if "q_proj" in one["weight"]]
     assert (least, most) == pytest.approx((min(relative), max(relative)), rel=1e-2)
     assert re.search(r"^mlp.up_proj +0 of 11 +0 of 11 +- +0$", kinds, re.MULTILINE)
-    words = r"with PEFT: 5 of 23 changed weights, largest difference (0|\S+, where \S+ is allowed)\nmerge: pass"
-    assert re.search(words, last)
+    words = r"with PEFT: 5 of 23 changed weights, largest difference (0|\S+, where \S+ is allowed)$"
+    assert re.search(words, result, re.MULTILINE)
+    assert result.startswith("merge: pass\n23 weights changed, ")
+    largest = sorted(document["weights"], key=lambda one: -one["relative"])[:10]
+    assert [line.split()[0] for line in rows.splitlines()[1:]] == [one["weight"] for one in largest]
+    assert rows.startswith("the 10 that changed most (--json: all 23)")
     names = [*document["untouched"], *(one["weight"] for one in document["weights"])]
     assert sorted(names) == sorted(source_of(tmp_path / "run", base).shapes())
     assert document["untouched"][0] == EMBEDDING
@@ -176,7 +177,7 @@ def test_nothing_compared_is_no_proof(bases: dict[str, Path], tmp_path: Path, mo
     (remark,) = found["remarks"]
     assert re.fullmatch(r"no self_attn.q_proj was compared with PEFT's layer: .* too many to build it whole", remark)
     shown = command(run, "--base", bases["llama"])
-    assert shown.stdout.splitlines()[-1] == "merge: unproved"
+    assert shown.stdout.splitlines()[0] == "merge: unproved"
     assert "compared with PEFT: none of 1 changed weights, so nothing is proved: " in shown.stdout
     words = ["merge", str(run), "--base", str(bases["llama"]), "--check", "--quiet"]
     assert cli.main(words, standalone_mode=False) == 1  # which `main` ends with

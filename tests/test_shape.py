@@ -12,7 +12,7 @@ from exporter.profiles import profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = sorted([*ROOT.glob("exporter/**/*.py"), *ROOT.glob("converters/**/*.py"), *ROOT.glob("quant_profiles/*.py")])
-SHARED = {"__init__", "spec", "decoder", "delta_net", "gemma_layers", "known", "mla", "rope", "vision"}
+SHARED = {"__init__", "spec", "decoder", "delta_net", "gemma_layers", "known", "mla", "rope", "towers", "vision"}
 FAMILIES = [file for file in ROOT.glob("converters/*.py") if file.stem not in SHARED]
 
 FILE, FUNCTION, NESTING, POSITIONAL, TABLE = 300, 40, 3, 4, 60

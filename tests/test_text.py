@@ -81,5 +81,6 @@ def test_no_error_lets_a_run_steer_the_terminal(words: list[str], base: Path, tm
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert not steers(done.stderr)
-    assert words == ["nothing"] or (done.stderr.startswith("error: ") and done.stderr.count("\n") == 1)
+    first, *others = done.stderr.splitlines()
+    assert words == ["nothing"] or (first.startswith("error: ") and all(line.startswith("  ") for line in others))
     assert words == ["nothing"] or r"\x1b[31m\x07" in done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tokenizers
 from sentencepiece import SentencePieceProcessor
-from tiny import GOLDEN, TINY, fingerprint, golden, make, weights
+from tiny import GOLDEN, TINY, fingerprint, golden, make, recorded, weights
 
 LOADED = [name for name, tiny in TINY.items() if tiny.loads and tiny.forward is None]
 SPM = [name for name, tiny in TINY.items() if tiny.tokenizer.startswith(("spm", "gemma"))]
@@ -42,8 +42,13 @@ def test_every_tiny_model_has_golden_values_and_nothing_else_has() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_golden_values_are_of_these_weights(name: str) -> None:
-    own = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))["source"]["sha256"]
+    own = recorded(name)["source"]["sha256"]
     assert own == fingerprint(weights(name)) == golden(name)["source"]["sha256"]
+
+
+def test_golden_values_that_were_never_made_say_how_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no golden values of llama: python tests/reference/make_golden\.py"):
+        golden("llama", tmp_path)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -28,5 +28,6 @@ def test_vectors_of_small_vocabularies(stem: str, tmp_path: Path) -> None:
     else:
         parts = {"pre_tokenizer": made(row.steps)}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document(model, [], **parts)), encoding="utf-8")
-    tokenizer = read_tokenizer(find_tokenizer_files(tmp_path), {}, len(said["vocab"]), Tokens(pre=said["pre"]))
+    rows, end = len(said["vocab"]), {"eos_token_id": 0}  # some end of text must be named
+    tokenizer = read_tokenizer(find_tokenizer_files(tmp_path), end, rows, Tokens(pre=said["pre"]))
     assert ask_llama(write_vocab(tokenizer, tmp_path / "v.gguf"), said["texts"])[1] == said["ids"]

@@ -124,6 +124,19 @@ def test_ends_of_text_and_turn_come_from_all_files(tmp_path: Path) -> None:
     assert bare.metadata[GGML + "eos_token_id"] == ids("<|turn|>")
     assert bare.sources["eos"] == "config.json"
     assert bare.metadata[GGML + "eot_token_id"] == ids("<|end|>")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|turn|>"}))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    by = read(folder, config={"eos_token_id": [ids("<|role|>"), ids("<|end|>")]})
+    assert by.sources["eot"] == "generation_config.json"
+    (folder / "generation_config.json").unlink()
+    assert read(folder, config={"eos_token_id": ids("<|end|>")}).sources["eot"] == "config.json"
+
+
+def test_a_missing_tokenizer_json_is_to_be_copied(tmp_path: Path) -> None:
+    folder = make_bytes(tmp_path / "run")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"run: No tokenizer.json; found tokenizer_config.json.* Copy it \(or tok"):
+        read(folder, rows=410)
 
 
 def test_every_end_is_reported_with_who_says_so(tmp_path: Path) -> None:
@@ -174,7 +187,8 @@ def test_an_end_added_for_training_is_left_out(tmp_path: Path) -> None:
 def test_a_token_that_only_the_config_names(tmp_path: Path) -> None:
     folder = make_bytes(tmp_path / "run")
     entry = {"content": "<|im_end|>", "special": True, "normalized": False, "lstrip": False, "rstrip": False}
-    edit(folder, lambda s: s["model"]["vocab"].update({"[UNUSED_1]": 404}))
+    marks = {f"<|{name}|>": 400 + k for k, name in enumerate(("begin", "role", "turn", "end"))}
+    edit(folder, lambda s: s["model"]["vocab"].update({**marks, "[UNUSED_1]": 404}))
     edit(folder, lambda c: c.update(added_tokens_decoder={"404": entry}), "tokenizer_config.json")
     tokenizer = read(folder, rows=405)
     assert tokenizer.split_off == {"<|im_end|>": 404}

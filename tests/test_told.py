@@ -212,8 +212,26 @@ def test_the_ledger_is_in_plain_words(run: Path) -> None:
         "  highest token id: 408",
         "  vocab_size in config.json: 409",
         "  rows in the file: 409",
-        "  as in the base: the embedding keeps the base's 409 rows",
+        "  the embedding keeps the base's 409 rows",
     ]
+
+
+def test_inspect_says_each_thing_once_and_in_words_of_its_own(run: Path, tied: Path) -> None:
+    facts, text = inspect_run(str(run)), render(inspect_run(str(run)))
+    assert facts["parameters"] == planned(run, "f16").parameters
+    assert f"\nparameters: {facts['parameters']:,}\n" in text
+    assert text.count("weights changed: ") == 1
+    assert "trainer: peft\ndataset" in text
+    assert text.count("\n  ends:\n") == 1
+    eos = facts["tokenizer"]["special"]["eos"]
+    assert f"\n    token {eos['id']}: {eos['text']}, llama.cpp stops there (eos); said by " in text
+    assert "\n  model, as GGUF names it: llama\n  tokens: " in text  # SentencePiece's is cut by no pre-tokenizer
+    plain = render(inspect_run(str(tied)))
+    assert "\n  model, as GGUF names it: gpt2\n  pre-tokenizer: qwen2\n" in plain
+    assert "weights changed" not in plain
+    both = render(inspect_run(str(run), adapters=(str(run),)))
+    assert "\nweights changed by all adapters together: 1\n" in both
+    assert both.count("\n  weights changed: 1\n") == 2
 
 
 def test_an_adapters_kind_is_in_the_report(base: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Measurements against llama-perplexity's, against float64, against transformers; and what is refused."""
 
 import json
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -8,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
+from tiny import make
 
 from exporter.errors import EngineError
 from exporter.llamacpp import Engine, Shape
+from exporter.pipeline import Options as Asked
+from exporter.pipeline import verify_files
 from exporter.verify import Options, Scores, level_fields, measure, reference_fields
 from exporter.verify.evaluate import piece
 from exporter.verify.metrics import Logits, compare, largest
 from exporter.verify.text import read_text
+from exporter.verify.vocabulary import require_one_of
 from exporter.verify.windows import Windows, make_windows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,7 +228,19 @@ def test_the_reference_is_not_evaluated_for_files_of_another_vocabulary(tmp_path
     told: list[tuple[int, int]] = []
     measurement = measure(BF16, [other], Options(text=TEXT, chunks=1), lambda *step: told.append(step))
     assert (told, measurement.nll, reference_fields(measurement)) == ([], None, {})
-    assert "its vocabulary is not the reference's" in str(measurement.levels[0].error)
+    assert f"its vocabulary is not the reference's: eos is 3, in {BF16} 2. " in str(measurement.levels[0].error)
+    called = measure(BF16, [other], Options(text=TEXT, chunks=1, called="./run")).levels[0].error
+    assert "eos is 3, in ./run 2. " in str(called)
+
+
+def test_a_run_of_another_vocabulary_is_not_converted(tmp_path: Path) -> None:
+    run = make("mistral", tmp_path / "run")
+    words = f"{run}: this run has another vocabulary, of 411 tokens; {BF16} has 512 tokens. "
+    with pytest.raises(EngineError, match=re.escape(words)):
+        verify_files(str(run), [BF16], Asked(scratch=tmp_path), lambda *step: pytest.fail(str(step)))
+    with pytest.raises(EngineError, match=r"512 of them others, .*Q4_0.gguf has 512 .* the files came from"):
+        require_one_of("run", [f"x{token}" for token in range(512)], [BF16, Q4_0])
+    require_one_of("run", [], [BF16, TEXT])  # llama.cpp says what is wrong with the second
 
 
 def test_pieces_hold_at_most_64_mb_of_logits() -> None:

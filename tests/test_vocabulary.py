@@ -161,7 +161,9 @@ def test_a_token_that_the_base_has_without_a_row_too_is_left_out(tmp_path: Path)
     add(base, MARKER)
     run = _only_lora(base, tmp_path / "run", 409)
     assert [one.rule for one in planned(run, "f32").vocabulary.findings] == [SAME, "tokens left out"]
-    assert "tokens left out" in render(inspect_run(str(base)))  # a model by itself: all rows that there ever were
+    assert "no row for '<|look|>' (409)" in render(
+        inspect_run(str(base))
+    )  # a model by itself: all rows that there ever were
     for name in FILES:
         (base / name).unlink(missing_ok=True)
     with pytest.raises(TokenizerError, match=r"'<\|look\|>' \(409\): not in the base's tokenizer"):
@@ -231,7 +233,7 @@ def test_inspect_and_the_report_show_the_ledger(bases: dict[str, Path], tmp_path
     assert facts["vocabulary"]["rows"] == shown
     text = render(facts)
     assert "\n  rows of the adapter's embedding: 448\n" in text
-    assert "padded: 37 rows belong to no token" in text
+    assert "\n  37 rows belong to no token: " in text
     document: Any = changed("run.vocabulary", facts["vocabulary"])
     page = render_markdown(document)
     assert "adapter's embedding" in page

@@ -134,8 +134,9 @@ def make_pieces(folder: Path, spaces: str, *, scrambled: bool) -> Path:
     trained.pre_tokenizer = pre_tokenizers.Split(Regex("▁"), "merged_with_next")
     trained.train_from_iterator(SAMPLE[9:30], trainers.BpeTrainer(vocab_size=260, show_progress=False))
     model = json.loads(trained.to_str())["model"]
-    merges = [tuple(pair) for pair in model["merges"]]
-    made = ["".join(pair) for pair in merges]
+    made = ["".join(pair) for pair in model["merges"]]
+    cuts = [(text[:k], text[k:]) for text in made for k in range(1, len(text))]
+    merges = [pair for pair in cuts if pair[0] in model["vocab"] and pair[1] in model["vocab"]]  # all, as SentencePiece
     letters = [text for text in model["vocab"] if text not in set(made)]
     head = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens = [*head, *(reversed(made) if scrambled else made), *letters]

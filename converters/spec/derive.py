@@ -89,8 +89,19 @@ def qkv_rows(config: Config) -> int:
 
 
 def rotated_part(fraction: str = "partial_rotary_factor") -> Derive:
-    """How many numbers of each head are rotated: its width times a field's fraction, in whole numbers."""
-    return lambda config: int(head_size(config) * float(cast("float", config[fraction])))
+    """How many numbers of each head are rotated: its width times a field's fraction, in whole numbers.
+
+    ValueError where these are not pairs of the head's numbers: llama.cpp then stops, or goes on for ever.
+    """
+
+    def derive(config: Config) -> int:
+        head = head_size(config)
+        turned = int(head * float(cast("float", config[fraction])))
+        if turned % 2 or not 2 <= turned <= head:  # noqa: PLR2004  (a pair)
+            raise ValueError(f"{fraction} is {config[fraction]}, which is {turned} of a head's {head}, not some pairs")
+        return turned
+
+    return derive
 
 
 def lacks(name: str) -> Derive:

@@ -33,6 +33,28 @@ def patches_per_token(tokens: str) -> Derive:
     return derive
 
 
+def patches(*, of: str, side: str) -> Derive:
+    """How many patches a square image has, whose side and theirs two fields say; ValueError where some are cut."""
+
+    def derive(config: Config) -> int:
+        found, rest = divmod(whole(config, of), max(whole(config, side), 1))
+        if rest or not found:
+            raise ValueError(f"{of} is {config[of]}, not a multiple of {side}, {config[side]}")
+        return found * found
+
+    return derive
+
+
+def one_more(name: str) -> Derive:
+    """A whole-number field and one."""
+    return lambda config: whole(config, name) + 1
+
+
+def same(one: str, other: str) -> Derive:
+    """Whether two fields hold the same."""
+    return lambda config: config.get(one) == config.get(other)
+
+
 def unless(name: str, usual: int) -> Derive:
     """A whole-number field where it is not what is usual; else None."""
     return lambda config: None if whole(config, name) == usual else whole(config, name)

@@ -16,6 +16,7 @@ from exporter.slices import finished, slices
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
+    from typing_extensions import TypeIs
 
     from exporter.merge import Merged
     from exporter.plan import Job, Plan
@@ -24,12 +25,14 @@ FIELDS, WEIGHTS = "fields", "weights"
 EXACT = {"F32", "F16", "BF16", "Q8_0", "MXFP4"}
 """Types that an importance matrix leaves as they are."""
 IMATRIX = "quantize.imatrix.file"
+COMPARED = ("general.architecture", "general.sampling.", "tokenizer.")
+"""Fields that are compared beside the architecture's: all that decides what llama.cpp computes."""
 CLOSE = 1e-6
 """Of a field's value: two programs may compute it in another order."""
 
 
 def check_contents(file: Path, plan: "Plan", source: "Merged") -> list[Check]:
-    """Compare a file's fields about the architecture, and a part of each tensor, with what the run gives.
+    """Compare a file's fields, and a part of each tensor, with what the run gives.
 
     Of each tensor, one slice of some two million numbers is read from the run, quantized to the file's type, and
     compared byte by byte: in turn the first, the second, … of its slices.
@@ -46,28 +49,42 @@ def check_contents(file: Path, plan: "Plan", source: "Merged") -> list[Check]:
 
 
 def _fields(reader: "GGUFReader", plan: "Plan") -> Check:
-    """Whether the architecture's keys and values are the plan's."""
-    start = f"{plan.arch}."
-    wanted = {key: value for key, value in plan.outputs[0].metadata.items() if key.startswith(start)}
-    found = {key: field.contents() for key, field in reader.fields.items() if key.startswith(start)}
+    """Whether the keys about the architecture, the tokenizer and sampling are the plan's, with its values."""
+    compared = (f"{plan.arch}.", *COMPARED)
+    wanted = {key: value for key, value in plan.outputs[0].metadata.items() if key.startswith(compared)}
+    found = {key: field.contents() for key, field in reader.fields.items() if key.startswith(compared)}
     unlike = [key for key in wanted | found if not _same(wanted.get(key), found.get(key))]
     if not unlike:
-        return Check(FIELDS, "pass", f"all {len(wanted)} fields of {plan.arch} are the run's")
+        return Check(FIELDS, "pass", f"{len(wanted)} fields about architecture, tokenizer and sampling are the run's")
     key = unlike[0]
-    says = f"{key} is {_shown(found.get(key))} in the file, and {_shown(wanted.get(key))} by the run"
-    return Check(FIELDS, "fail", f"{len(unlike)} of {len(wanted)} fields unlike the run's: {says}")
+    return Check(
+        FIELDS, "fail", f"unlike the run's: {_difference(key, found.get(key), wanted.get(key))}{_more(unlike)}"
+    )
 
 
 def _same(one: object, other: object) -> bool:
-    if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, str):
+    if _is_list(one) and _is_list(other):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return isclose(one, other, rel_tol=CLOSE)
     return one == other
 
 
-def _shown(value: object) -> str:
-    return "absent" if value is None else f"{value!r:.40}"
+def _is_list(value: object) -> "TypeIs[Sequence[object]]":
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _difference(key: str, found: object, wanted: object) -> str:
+    """What a field holds in the file, and by the run; of lists of one length, the first place that differs."""
+    if _is_list(found) and _is_list(wanted) and len(found) == len(wanted):
+        place = next(k for k, pair in enumerate(zip(found, wanted, strict=True)) if not _same(*pair))
+        return _difference(f"{key}[{place}]", found[place], wanted[place])
+    shown = ["absent" if value is None else f"{value!r:.60}" for value in (found, wanted)]
+    return f"{key} is {shown[0]} in the file, and {shown[1]} by the run"
+
+
+def _more(names: Sequence[str]) -> str:
+    return f"; and {len(names) - 1} more: {', '.join(names[1:4])}" if len(names) > 1 else ""
 
 
 def _weights(parts: "Sequence[GGUFReader]", plan: "Plan", source: "Merged") -> Check:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 GGML = "tokenizer.ggml."
 ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+OTHER_CUTS = "which llama.cpp's pre-tokenizer is known to cut otherwise"
+RESPELLED = "with added tokens of SentencePiece's signs for spaces, which a GGUF file holds as spaces"
 PIECE = 4096
 """Characters of a user's text that are compared at a time, up to the end of a line."""
 
@@ -49,11 +51,15 @@ class Expected:
     texts: Sequence[str]
     ids: Sequence[Sequence[int]]
     counts: Mapping[str, int]
-    """How many texts of each kind, and how many were left out, for a reader."""
+    """How many texts of each kind, those that were left out among them, for a reader."""
+    left_out: Mapping[str, int]
+    """How many texts are not compared, by the reason."""
     template: str | None
     prompts: Sequence[Prompt]
     adds_bos: bool | None
     """Whether a text begins with BOS; None where the run does not say."""
+    given: str | None
+    """The pre-tokenizer's name, where ``--pre`` chose it."""
 
 
 def expect(run: "Run", plan: "Plan", text: str | None = None) -> Expected:
@@ -75,17 +81,20 @@ def expect(run: "Run", plan: "Plan", text: str | None = None) -> Expected:
         "of --text": _pieces(text) if text is not None else (),
     }
     every = [one for part in parts.values() for one in part]
-    texts = [one for one in prepared(every, tokenizer) if not any(token in one for token in respelled)]
+    alike = prepared(every, tokenizer)
+    texts = [one for one in alike if not any(token in one for token in respelled)]
     flag = tokenizer.metadata.get(f"{GGML}add_bos_token")
     return Expected(
         rows=rows,
         vocabulary={token: one for one, token in backend.get_vocab(with_added_tokens=True).items() if token < rows},
         texts=texts,
         ids=ids_of(backend, texts, tokenizer),
-        counts={name: len(part) for name, part in parts.items() if part} | {"left out": len(every) - len(texts)},
+        counts={name: len(part) for name, part in parts.items() if part},
+        left_out={OTHER_CUTS: len(every) - len(alike), RESPELLED: len(alike) - len(texts)},
         template=files.templates.get("default"),
         prompts=_prompts(files, backend, tokenizer),
         adds_bos=flag if isinstance(flag, bool) else None,
+        given=str(tokenizer.metadata.get(f"{GGML}pre")) if "pre" in tokenizer.sources else None,
     )
 
 

@@ -20,7 +20,7 @@ def check_ids(engine: "Engine", expected: "Expected") -> Check:
     """Every token's text, and the ids of every text, special tokens parsed and none added."""
     found = engine.texts()
     if len(found) != expected.rows:
-        return Check(NAME, "fail", f"llama.cpp reads {len(found)} tokens, {expected.rows} were written")
+        return Check(NAME, "fail", f"the file has {len(found)} tokens, the run {expected.rows}")
     other = sorted(token for token, text in expected.vocabulary.items() if not _same(found[token], text))
     if other:
         shown = "; ".join(f"{n} is {_text(found[n])}, expected {expected.vocabulary[n]!r}" for n in other[:SHOWN])
@@ -30,12 +30,20 @@ def check_ids(engine: "Engine", expected: "Expected") -> Check:
         ids = engine.tokenize(text.encode(), add_special=False, parse_special=True).tolist()
         if ids != list(wanted):
             differ.append(difference(text, ids, wanted))
-    kinds = ", ".join(f"{count} {name}" for name, count in expected.counts.items() if count or name != "left out")
     if differ:
-        detail = f"llama.cpp splits {len(differ)} of {len(expected.texts)} texts otherwise than tokenizer.json: "
-        return Check(NAME, "fail", detail + "; ".join(differ[:SHOWN]))
+        many = f"{len(differ)} of {len(expected.texts)} texts otherwise than tokenizer.json"
+        return Check(NAME, "fail", f"llama.cpp splits {many}{_chosen(expected.given)}: {'; '.join(differ[:SHOWN])}")
     counted = f"{len(expected.vocabulary)} tokens, ids of {len(expected.texts)} texts"
-    return Check(NAME, "pass", f"{counted} equal tokenizer.json's ({kinds})")
+    kinds = ", ".join(f"{count} {name}" for name, count in expected.counts.items())
+    without = "".join(f"; {count} left out, {why}" for why, count in expected.left_out.items() if count)
+    return Check(NAME, "pass", f"{counted} equal tokenizer.json's ({kinds}){without}")
+
+
+def _chosen(pre: str | None) -> str:
+    """What to do where the pre-tokenizer is not the one that the tokenizer's structure gives, but the user's."""
+    if pre is None:
+        return ""
+    return f", by the pre-tokenizer that --pre {pre} chose (leave --pre out, or choose another)"
 
 
 def difference(text: str, ids: Sequence[int], wanted: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from exporter.check.divergence import Logits, mean_kld
 from exporter.llamacpp.wire import receive, send
 
 
@@ -18,25 +19,35 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints must not get among the replies
     request, _ = receive(requests)
     try:
-        logits = _logits(request)
+        logits, base = _logits(request)
     except Unable as reason:
         send(replies, {"unable": str(reason)}, b"")
     except Exception as error:  # noqa: BLE001  (transformers and PEFT may raise anything)
         send(replies, {"unable": f"{type(error).__name__}: {str(error)[:300]}"}, b"")
     else:
-        send(replies, {"columns": logits.shape[1]}, np.ascontiguousarray(logits, np.float32).tobytes())
+        send(replies, {"columns": logits.shape[1], "moved": _moved(base, logits)}, logits.tobytes())
     os._exit(0)
 
 
-def _logits(request: dict[str, Any]) -> Any:  # noqa: ANN401  (an array; transformers has no types)
-    """The logits after the last ``keep`` of the ids."""
+def _logits(request: dict[str, Any]) -> tuple[Logits, Logits | None]:
+    """The logits after the last ``keep`` of the ids, and where there are adapters those of the base without them."""
     import torch  # noqa: PLC0415  (seconds to import)
 
     torch.set_num_threads(request["threads"])
-    model = _adapted(_base(request), request)
+    base = _base(request)
     ids = torch.tensor([request["ids"]])
-    with torch.no_grad():
-        return model(input_ids=ids).logits[0, -request["keep"] :].float().numpy()
+
+    def last(model: Any) -> Logits:  # noqa: ANN401
+        with torch.no_grad():
+            return np.ascontiguousarray(model(input_ids=ids).logits[0, -request["keep"] :].float().numpy(), np.float32)
+
+    before = last(base) if request["adapters"] else None
+    return last(_adapted(base, request)), before
+
+
+def _moved(base: Logits | None, logits: Logits) -> float | None:
+    """How far the adapters move the logits: the mean KLD in nats; None without adapters, or over other vocabularies."""
+    return mean_kld(logits, base) if base is not None and base.shape == logits.shape else None
 
 
 def _base(request: dict[str, Any]) -> Any:  # noqa: ANN401

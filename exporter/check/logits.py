@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from exporter.check import memory
-from exporter.check.bounds import BOUNDS, FILE_TYPES, Bound
+from exporter.check.bounds import BOUNDS, PART, Bound, level_of
+from exporter.check.divergence import BLOCK, Logits, mean_kld
 from exporter.check.values import Check
 from exporter.llamacpp import Engine, Shape
 from exporter.llamacpp.wire import receive, send
@@ -23,13 +23,10 @@ if TYPE_CHECKING:
     from exporter.plan import Plan
     from exporter.run import Run
 
-Logits = npt.NDArray[np.float32]
-
 NAME = "logits"
 CONTEXT, KEPT = 640, 128
 """Tokens of real text, more than small models' sliding windows; logits after so many of the last are compared."""
 LEAST = 16
-BLOCK = 16
 CHILD = "from exporter.check.live import serve; serve()"
 
 
@@ -59,32 +56,41 @@ def check_logits(file: Path, run: "Run", plan: "Plan", *, text: Path | None = No
         threads: of llama.cpp and torch; 0 for all cores.
     """
     with Engine(file) as engine:
-        level = FILE_TYPES.get(engine.value("general.file_type") or "")
+        level = level_of(file)
         if level is None:
             return Check(NAME, "skipped", "the file is quantized: the proof is for f32, f16 and bf16 files")
         ids = _ids(engine, read_text(text).data)
         if len(ids) < LEAST:
             return Check(NAME, "skipped", f"the text has {len(ids)} tokens, expected {LEAST} at least")
         keep = min(KEPT, len(ids) // 2)
-        why = _cannot(run) or _too_large(plan.parameters, file, keep * engine.facts.n_vocab * 4)
+        why = _cannot(run) or _too_large(
+            plan.parameters, file, keep * engine.facts.n_vocab * 4 * (2 if run.adapters else 1)
+        )
         if why is not None:
             return Check(NAME, "skipped", why)
-        truth = _truth(run, ids, (keep, engine.facts.n_vocab), threads)
-        if isinstance(truth, str):
-            return Check(NAME, "skipped", truth)
+        answer = _truth(run, ids, (keep, engine.facts.n_vocab), threads)
+        if isinstance(answer, str):
+            return Check(NAME, "skipped", answer)
+        truth, moved = answer
         engine.start(Shape(len(ids), len(ids), keep, threads, exact=True))
         engine.decode(np.asarray(ids, np.int32), 0, len(ids) - keep)
         found = _compare(engine, truth)
-    return _verdict(found, level, len(ids), keep)
+    return _verdict(found, level, moved, (len(ids), keep))
 
 
-def _verdict(found: Found, level: str, tokens: int, keep: int) -> Check:
-    bound = BOUNDS[level]
-    against = f"transformers in float32, after the last {keep} of {tokens} tokens"
+def _verdict(found: Found, level: str, moved: float | None, tokens: tuple[int, int]) -> Check:
+    """The check; ``moved``: how far the adapters alone move the logits, of which the mean KLD must be a small part."""
+    bound, (every, keep) = BOUNDS[level], tokens
+    against = f"transformers in float32, after the last {keep} of {every} tokens"
     figures = (
         f"likeliest token {found.top1:.2%} alike (at least {bound.top1:.0%}), mean KLD {found.kld:.2e} (at most "
         f"{bound.kld:.0e}), largest difference {found.largest:.2e} standard deviations (at most {bound.largest})"
     )
+    if moved is not None:
+        figures += f"; without the adapters it would be a mean KLD of {moved:.2e}"
+    if found.within(bound) and moved is not None and found.kld > PART * moved:
+        figures += f", of which {PART:.0%} at most may be left to tell: export an f32 level to prove it"
+        return Check(NAME, "skipped", f"{level} against {against} cannot tell: {figures}")
     return Check(NAME, "pass" if found.within(bound) else "fail", f"{level} against {against}: {figures}")
 
 
@@ -122,8 +128,8 @@ def _too_large(parameters: int, file: Path, logits: int) -> str | None:
     return None
 
 
-def _truth(run: "Run", ids: Sequence[int], shape: tuple[int, int], threads: int) -> Logits | str:
-    """The run's own logits, (kept, vocabulary); or else why there are none."""
+def _truth(run: "Run", ids: Sequence[int], shape: tuple[int, int], threads: int) -> tuple[Logits, float | None] | str:
+    """The run's own logits, (kept, vocabulary), and how far its adapters move them; or else why there are none."""
     keep, rows = shape
     architecture = _config(run.base).get("architectures") or [run.config["architecture"]]
     request = {
@@ -141,7 +147,7 @@ def _truth(run: "Run", ids: Sequence[int], shape: tuple[int, int], threads: int)
     logits = np.frombuffer(data, np.float32).reshape(keep, reply["columns"])
     if logits.shape[1] < rows:
         return f"transformers has logits of {logits.shape[1]} tokens, the file of {rows}"
-    return logits[:, :rows]
+    return logits[:, :rows], reply["moved"]
 
 
 def _ask(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -174,14 +180,13 @@ def _compare(engine: Engine, truth: Logits) -> Found:
     same, kld, largest = 0, 0.0, 0.0
     spread = float(truth.std(dtype=np.float64))
     for start in range(0, len(truth), BLOCK):
-        wanted = truth[start : start + BLOCK].astype(np.float64)
+        wanted = truth[start : start + BLOCK]
         rows = np.empty((len(wanted), truth.shape[1]), np.float32)
         engine.rows(start, rows)
-        found = rows.astype(np.float64)
+        found = rows
         if not np.isfinite(found).all():
             return Found(0.0, float("inf"), float("inf"))
-        p, q = (some - np.logaddexp.reduce(some, axis=1)[:, None] for some in (wanted, found))
         same += int((wanted.argmax(axis=1) == found.argmax(axis=1)).sum())
-        kld += float((np.exp(p) * (p - q)).sum())
+        kld += mean_kld(wanted, found) * len(wanted)
         largest = max(largest, float(np.abs(found - wanted).max()) / spread)
     return Found(same / len(truth), kld / len(truth), largest)

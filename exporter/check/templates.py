@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from exporter.check.expected import ROLES
 from exporter.check.ids import difference
 from exporter.check.values import Check
 from exporter.tokenizer.template import rendered
@@ -25,7 +26,9 @@ def check_template(engine: "Engine", expected: "Expected") -> Check:
         if template is expected.template:
             return Check(NAME, "skipped", "the run has no chat template, and the file has none")
         return Check(NAME, "fail", f"the {'file' if template is None else 'run'} has no chat template, the other has")
-    again = rendered(template, [dict(prompt.values) | _special(engine) for prompt in expected.prompts], "minijinja")
+    special = _special(engine)
+    given = [{key: one for key, one in prompt.values.items() if key not in ROLES} for prompt in expected.prompts]
+    again = rendered(template, [values | special for values in given], "minijinja")
     wrong: list[str] = []
     unable: list[str] = []
     right: list[str] = []
@@ -46,7 +49,7 @@ def _verdict(same: bool, wrong: list[str], unable: list[str], rest: tuple[list[s
     right, refused = rest
     kept = "the file's template is the run's own" if same else "the file's template is not the run's text"
     if wrong:
-        why = ": two engines read it otherwise; mend the template" if same else ""
+        why = ": a second engine reads it otherwise, or it asks for a token that programs do not give" if same else ""
         return Check(NAME, "fail", f"{'; '.join(wrong)} ({kept}{why})")
     if unable:
         return Check(NAME, "skipped", f"{kept}; MiniJinja does not render {'; '.join(unable)}")
@@ -104,7 +107,7 @@ def _first_difference(text: str, wanted: str) -> str:
 
 
 def _special(engine: "Engine") -> dict[str, str]:
-    """BOS and EOS as llama.cpp gives them to a template: by the file's ids."""
+    """BOS and EOS as llama.cpp gives them to a template, by the file's ids; it gives no other special token."""
     texts, facts = engine.texts(), engine.facts
     tokens = {"bos_token": facts.bos, "eos_token": facts.eos}
     return {name: texts[token].decode("utf-8", "replace") for name, token in tokens.items() if token is not None}

@@ -58,8 +58,8 @@ def write_checkpoint(
         hashes: gives the SHA-256 of the folders that the run is read from, for the record of the merge.
 
     Returns:
-        Plain values: ``bytes`` are those of the weights' files, ``compared`` is how many weights were read back,
-        ``not_copied`` names files of the base's licence that are no text.
+        Plain values: ``bytes`` are those of the weights' files, ``compared`` is how many of the ``weights`` were read
+        back (their first and last slice), ``not_copied`` names files of the base's licence that are no text.
 
     Raises:
         MergeError, WeightError: the adapter, or a weight, is of what cannot be written.
@@ -81,7 +81,8 @@ def write_checkpoint(
             write_text(file, text)
         compared = prove(_as_named(scratch, folder, files, partial), tensors, source)
     names = [file.relative_to(folder).as_posix() for file in files]
-    return {"folder": str(folder), "files": names, "compared": compared, **made}
+    weights = len({part.weight for tensor in tensors for part in tensor.parts})
+    return {"folder": str(folder), "files": names, "compared": compared, "weights": weights, **made}
 
 
 def _texts(

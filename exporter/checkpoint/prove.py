@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def prove(folder: Path, tensors: Sequence[Tensor], source: "Merged") -> int:
-    """Open a merged checkpoint as a run, and compare a sample of its rows; how many weights were compared.
+    """Open a merged checkpoint as a run, and compare a sample of its rows; of how many weights.
 
     The sample is the first and the last weight of each kind, and of each kind the first that training changed; of each
     its first slice and its last.

@@ -83,9 +83,9 @@ def plan(run: str, quant: tuple[str, ...], *, as_json: bool, **asked: Any) -> No
 def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) -> int:  # noqa: ANN401
     """Write a RUN's merged checkpoint, or check it.
 
-    With --out, a Hugging Face checkpoint: config, tokenizer, licence and weights in the base's own names and layout, and merge.json, a record of
-    the merge. With --check, how much every weight changed, and whether PEFT's own layers make the same of a sample of
-    modules; the exit status is 1 where none of the sample could be compared.
+    With --out, a Hugging Face checkpoint: config, tokenizer, licence and weights in the base's own names and layout,
+    and merge.json, a record of the merge. With --check, how much every weight changed, and whether PEFT's own layers
+    make the same of a sample of modules; the exit status is 1 where none of the sample could be compared.
     """
     from exporter.checkpoint import Wish, write_checkpoint  # noqa: PLC0415  (slow to import)
     from exporter.merge_check import check_merge, require_passed  # noqa: PLC0415
@@ -197,8 +197,9 @@ def profiles(name: str | None, *, as_json: bool) -> None:
     elif name:
         _say(chosen[0].text, end="")
     else:
+        width = max(len(one.name) for one in chosen)
         for one in chosen:
-            _say(f"{one.name:<8}  {one.default:<5}  {len(one.rules)} rules")
+            _say(f"{one.name:<{width}}  {one.default:<5}  {len(one.rules)} rules")
 
 
 def _profiles(quants: tuple[str, ...]) -> "Sequence[Profile]":

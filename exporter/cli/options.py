@@ -1,6 +1,5 @@
 """The options: each means the same wherever it is."""
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,14 +17,12 @@ FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 def pre_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     """The name of a pre-tokenizer that llama.cpp knows; BadParameter with near ones for another."""
-    from exporter.tokenizer.pre_table import NAMES  # noqa: PLC0415  (slow to import)
+    from exporter.tokenizer.pre import unknown  # noqa: PLC0415  (slow to import)
+    from exporter.tokenizer.pre_table import NAMES  # noqa: PLC0415
 
     if name is None or name in NAMES:
         return name
-    near = difflib.get_close_matches(name, NAMES, n=5, cutoff=0.4)
-    raise click.BadParameter(
-        f"llama.cpp knows no pre-tokenizer {name!r}; near: {', '.join(near) or 'none'}. All are in docs/tokenizers.md."
-    )
+    raise click.BadParameter(unknown(name))
 
 
 OPTIONS: Mapping[str, Callable[[Command], Command]] = {
@@ -34,7 +31,7 @@ OPTIONS: Mapping[str, Callable[[Command], Command]] = {
         multiple=True,
         default=("q4_k_m",),
         metavar="LEVEL[,…]",
-        help="Levels, or paths of TOML profiles.",
+        help="Levels, or paths of TOML profiles; `ggufx profiles` lists the levels.",
         show_default=True,
     ),
     "out": click.option("--out", type=FILE, metavar="DIR", help="Output folder; without it <run>-gguf here."),

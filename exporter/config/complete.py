@@ -36,6 +36,8 @@ FEW_KNOW: dict[str, tuple[Required, ...]] = {
     "rope_context": (None,),
     "rope_dynamic_factor": (None,),
 }
+NO_SYNONYM = "model_max_length"
+"""A field of its own, which a family takes in place of ours where both are there."""
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -45,7 +47,7 @@ def complete(config: Config, family: Family, path: Path) -> tuple[dict[str, obje
     RunError where a field that GGUF cannot say has a value that llama.cpp's graph does not compute.
     """
     full = {"rope_type": "default"} | dict(config)
-    full |= {ours: full[theirs] for ours, theirs in family.fields.items() if full.get(theirs) is not None}
+    full |= _in_our_names(full, family, path)
     _check_counts(full, family, path)
     full |= {key: number(full[key], key, path) for key in family.floats if full.get(key) is not None}
     for key, default in family.defaults.items():
@@ -69,6 +71,18 @@ def complete(config: Config, family: Family, path: Path) -> tuple[dict[str, obje
             )
     warnings = [note.format(value=full[key]) for key, note in family.notes.items() if full.get(key) is not None]
     return full, tuple(warnings)
+
+
+def _in_our_names(full: Config, family: Family, path: Path) -> dict[str, object]:
+    """The fields that a family calls otherwise, by our names. RunError where a field has both, and they differ."""
+    said = {ours: full[theirs] for ours, theirs in family.fields.items() if full.get(theirs) is not None}
+    for ours, value in said.items():
+        if full.get(ours) not in (None, value) and family.fields[ours] != NO_SYNONYM:
+            raise RunError(
+                f"{path}: {ours} is {shown(full[ours])} and {family.fields[ours]} is {shown(value)}: two names of one "
+                "field. Remove the one that the model was not trained with; the base model's config tells."
+            )
+    return said
 
 
 def _derive(full: dict[str, object], family: Family, path: Path) -> None:

@@ -96,11 +96,12 @@ class Loaded:
 class Engine:
     """One GGUF file, loaded whole by llama.cpp in a child process; close it, or use it as a context manager.
 
-    It tokenizes at once, and decodes after ``start``; ``check`` validates every block of the file's data.
+    It tokenizes at once, and decodes after ``start``; ``check`` validates every block of the file's data. ``called`` is
+    what messages call the file, where its path says nothing to a user.
     """
 
-    def __init__(self, path: Path, *, check: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, check: bool = False, called: str | None = None) -> None:
+        self.path, self.called = path, called or str(path)
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         root = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -194,7 +195,7 @@ class Engine:
         """Send one request, return the reply; its bytes go to ``out`` where given. An error or a death: EngineError."""
         stdin, stdout = self._child.stdin, self._child.stdout
         if stdin is None or stdout is None or stdin.closed:
-            raise EngineError(f"{self.path}: llama.cpp was to {_DOING[op]} this file after it was closed.")
+            raise EngineError(f"{self.called}: llama.cpp was to {_DOING[op]} this file after it was closed.")
         try:
             send(stdin, {"op": op, **request}, payload)
             reply, data = receive(stdout, out)
@@ -215,7 +216,7 @@ class Engine:
         self._log.seek(max(0, end - _LOG_TAIL))
         log = self._log.read().decode("utf-8", "replace").strip()
         tail = f"\nllama.cpp's last words:\n{log}" if log else ""
-        return f"{self.path}: llama.cpp could not {_DOING[op]} this file: {reason}.{tail}"
+        return f"{self.called}: llama.cpp could not {_DOING[op]} this file: {reason}.{tail}"
 
 
 def _cores() -> int:

@@ -5,12 +5,16 @@ from typing import Any
 
 from exporter.text import printable
 
+MOST = 10
+"""Changed weights that a reader is shown, those with the largest relative changes."""
+
 
 def render(document: dict[str, Any]) -> str:
-    """Every changed weight with its norms, the comparison, each kind of weight, the remarks, and the result last."""
+    """The result and the remarks first, then each kind of weight, the largest changes, and the comparison."""
+    largest = sorted(document["weights"], key=lambda one: -one["relative"])[:MOST]
     weights = [
         (one["weight"], one["how"], f"{one['delta']:.4g}", f"{one['norm']:.4g}", f"{one['relative']:.3g}")
-        for one in document["weights"]
+        for one in largest
     ]
     compared = [
         (one["weight"], one["status"], _number(one["difference"]), _number(one["allowed"]), one["detail"])
@@ -21,18 +25,24 @@ def render(document: dict[str, Any]) -> str:
         for row in document["coverage"]
     ]
     tables = [
-        _table(("changed weight", "how", "‖Δ‖", "‖W‖", "‖Δ‖/‖W‖"), weights, right=(2, 3, 4)),
-        _table(("compared with PEFT's layer", "result", "difference", "allowed", ""), compared, right=(2, 3)),
         _table(("kind of weight", "changed", "layers", "‖Δ‖/‖W‖", "compared"), kinds, right=(1, 2, 3, 4)),
+        _table((_largest(document), "how", "‖Δ‖", "‖W‖", "‖Δ‖/‖W‖"), weights, right=(2, 3, 4)),
+        _table(("compared with PEFT's layer", "result", "difference", "allowed", ""), compared, right=(2, 3)),
     ]
     lines = [
-        f"{len(weights)} weights changed, {len(document['untouched'])} untouched, head {document['head']}",
+        f"merge: {document['status']}",
+        f"{len(document['weights'])} weights changed, {len(document['untouched'])} untouched, head {document['head']}",
+        _agreement(document),
         *(f"left out: {name}, of a part that is not exported" for name in document["left_out"]),
         *(f"remark: {text}" for text in document["remarks"]),
-        _agreement(document),
-        f"merge: {document['status']}",
     ]
-    return "\n\n".join([*tables, "\n".join(map(printable, lines))])
+    return "\n\n".join(["\n".join(map(printable, lines)), *tables])
+
+
+def _largest(document: dict[str, Any]) -> str:
+    """What heads the column of changed weights: how many of them follow, and where all are."""
+    changed = len(document["weights"])
+    return f"the {MOST} that changed most (--json: all {changed})" if changed > MOST else "changed weight"
 
 
 def _agreement(document: dict[str, Any]) -> str:
@@ -50,7 +60,8 @@ def _agreement(document: dict[str, Any]) -> str:
 def render_written(document: dict[str, Any]) -> str:
     """What was made of a merged checkpoint, and where it is."""
     made = f"{document['tensors']} tensors in {document['dtype']}, {document['bytes']:,} bytes, head {document['head']}"
-    lines = [f"{made}; {document['compared']} weights read back"]
+    read = f"{document['compared']} of {document['weights']} weights"
+    lines = [made, f"{read} read back from the new files (first and last rows), equal to what was meant"]
     lines += [f"not copied: {printable(name)} of the base, no short text" for name in document["not_copied"]]
     return "\n".join([*lines, "", printable(document["folder"])])
 

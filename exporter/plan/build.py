@@ -8,7 +8,7 @@ from converters.spec import EMBEDDING, HEAD
 from exporter.errors import PlanError
 from exporter.header import header
 from exporter.plan.jobs import placed, size
-from exporter.plan.metadata import Identity, general, identify, of_model
+from exporter.plan.metadata import Identity, general, harmless, identify, of_model
 from exporter.plan.projector import of_text, plan_projector
 from exporter.plan.tensors import Tensor, lay_out
 from exporter.plan.values import Job, Output, Plan, Value, padded
@@ -20,6 +20,7 @@ from exporter.vocabulary import Ledger, check, weigh
 if TYPE_CHECKING:
     from exporter.merge import Merged
     from exporter.run import Run
+    from exporter.tokenizer import Tokenizer
     from exporter.tokenizer.files import TokenizerFiles
 
 
@@ -54,7 +55,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     choices = [choose_types(profile, sizes, facts) for profile in everything]
     jobs = placed(tensors, choices)
     identity = identify(run, tensors)
-    metadata = general(identity, run) | model | dict(tokenizer.metadata)
+    metadata, notes = _metadata(run, identity, model, tokenizer)
     outputs = [_output(k, profile, choices[k], (jobs, identity, metadata)) for k, profile in enumerate(everything)]
     plan = Plan(
         name=identity.name,
@@ -66,13 +67,22 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         parameters=sum(job.weights for job in jobs if job.sources),
         zeros=zeros,
         left_out=source.left_out,
-        notes=(*run.notes, *source.notes, *_head_note(run, source)),
+        notes=(*run.notes, *source.notes, *_head_note(run, source), *notes),
         warnings=(*run.warnings, *tokenizer.warnings, *(run.vision.warnings if run.vision else ())),
         tokenizer=tokenizer,
         vocabulary=ledger,
         projector=plan_projector(run, identity, every) if run.vision else None,
     )
     return plan if wishes.fallbacks else _without_fallbacks(plan)
+
+
+def _metadata(
+    run: "Run", identity: Identity, model: Mapping[str, Value], tokenizer: "Tokenizer"
+) -> tuple[dict[str, Value], tuple[str, ...]]:
+    """What all files say but for their level, and a note where the name had to be spelled otherwise."""
+    tokens = cast("tuple[str, ...]", tokenizer.metadata["tokenizer.ggml.tokens"])
+    name, notes = harmless(identity.name, tokens)
+    return {**general(identity, run), "general.name": name, **model, **tokenizer.metadata}, notes
 
 
 def _vocabulary(run: "Run", source: "Merged", files: "TokenizerFiles") -> Ledger:

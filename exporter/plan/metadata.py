@@ -13,6 +13,7 @@ from exporter.errors import PlanError
 from exporter.plan.values import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from exporter.plan.tensors import Tensor
@@ -26,6 +27,14 @@ SAMPLING = {
     "min_p": ("min_p", False),
     "repetition_penalty": ("penalty_repeat", False),
 }
+
+
+# Part of a name (llama.cpp looks in ``general.name``, in small letters) -> tokens of which it then changes how white
+# space beside them is read (src/llama-vocab.cpp). Phi-3's are looked up whether or not they are there.
+SWITCHES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (re.compile("(phi)-?(3)", re.ASCII | re.IGNORECASE), ("</s>", "<unk>", "<s>", "<|endoftext|>")),
+    (re.compile("(modern)-(bert)", re.ASCII | re.IGNORECASE), ()),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,25 @@ def _choices(run: "Run") -> list[str]:
         factor = re.sub(r"[^A-Za-z0-9]+", "-", f"{abs(adapter.weight):g}")
         parts.append(f"{'plus' if adapter.weight > 0 else 'minus'}-{name}{f'-x{factor}' * (abs(adapter.weight) != 1)}")
     return parts + ([f"{run.four_bit.kind}base"] if run.rounded and run.four_bit else [])
+
+
+def harmless(name: str, tokens: "Collection[str]") -> tuple[str, tuple[str, ...]]:
+    """A name that llama.cpp can load, and a note where it is another than the run's.
+
+    By a name with ``phi-3`` or ``phi3`` llama.cpp reads white space as Phi-3's tokenizer does, and cannot load a file
+    whose vocabulary lacks a token of it; by ``modern-bert`` as an encoder's, which no run has.
+    """
+    made = name
+    for pattern, needed in SWITCHES:
+        if not needed or not set(needed).issubset(tokens):
+            made = pattern.sub(r"\1 \2", made)
+    if made == name:
+        return name, ()
+    note = (
+        f"general.name is written as {made!r}, not {name!r}: by that name llama.cpp takes the tokenizer for another "
+        "model's, and cannot load it or reads spaces otherwise"
+    )
+    return made, (note,)
 
 
 def general(identity: Identity, run: "Run") -> dict[str, Value]:

@@ -8,7 +8,7 @@ from typing import cast
 
 from converters.spec import EMBEDDING, HEAD, Config, Family, Generated, Row, Span
 from exporter.errors import PlanError
-from exporter.plan.shapes import check_shapes
+from exporter.plan.shapes import check_shapes, measured
 from exporter.plan.values import STEPS, Steps
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -103,7 +103,7 @@ def _tensors(name: str, row: str | Row | Generated, config: Config, shapes: Shap
             )
         try:
             steps, made = _steps(row, config, shape)
-            axes = _axes(row, config, made)
+            axes = _axes(row, config, made, sources[0])
         except ValueError as error:
             raise PlanError(f"{sources[0]} is {list(shape)}: {error}. config.json is another model's.") from error
         stacked = (len(sources), *made) if "{e}" in row.source else made
@@ -126,7 +126,9 @@ def _layers(name: str, row: Row, config: Config, shapes: Shapes) -> Sequence[int
 
 def _steps(row: Row, config: Config, shape: tuple[int, ...]) -> tuple[Steps, tuple[int, ...]]:
     """What is done to a weight of a shape, and the shape of what comes out; ValueError where it is not possible."""
-    height, *rest = shape
+    height, *rest = shape or (0,)
+    if not shape or (row.columns and not rest):
+        raise ValueError("it has no rows" if not shape else "it has no columns")
     taken = row.rows(config, height) if row.rows else ()
     tall = count(taken) if taken else height
     wide = [prod(rest)] if row.flat else rest
@@ -147,9 +149,9 @@ def _steps(row: Row, config: Config, shape: tuple[int, ...]) -> tuple[Steps, tup
     return Steps(height, taken, across, heads, row.minus_exp, row.add, row.transposed, unit, vectors), made
 
 
-def _axes(row: Row, config: Config, made: tuple[int, ...]) -> tuple[int, ...]:
+def _axes(row: Row, config: Config, made: tuple[int, ...], source: str) -> tuple[int, ...]:
     """The shape that the file says, where it is another; ValueError where it has not as many numbers."""
-    axes = tuple(cast("int", config[axis]) if isinstance(axis, str) else axis for axis in row.axes)
+    axes = measured(row.axes, config, source)
     if axes and prod(axes) != prod(made):
         raise ValueError(f"{prod(made)} numbers are not {' x '.join(map(str, axes))}")
     return axes

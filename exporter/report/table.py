@@ -66,11 +66,11 @@ def _remarks(document: Document) -> list[str]:
     warnings = [f"warning: {text}" for text in document.get("warnings") or ()]
     notes = ["", *LEGEND] if any(level.get("kld") for level in document["levels"]) else []
     return [
-        *_files(document),
-        *_proofs(document),
         *_reference(document),
         *notes,
         *_substitutes(document),
+        *_files(document),
+        *_proofs(document),
         *(line for text in errors + warnings for line in ["", *map(printable, text.splitlines())]),
     ]
 

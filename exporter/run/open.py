@@ -110,8 +110,8 @@ def _family(config: Config, folder: Path) -> Family:
         near = nearest(architecture)
         raise RunError(
             f"{folder / 'config.json'}: the architecture {architecture} is not supported. "
-            + (f"Supported and near: {', '.join(near)}. " if near else "")
             + ("llama.cpp knows it: docs/add-a-family.md tells how to add it. " if llamacpp_knows(architecture) else "")
-            + "`ggufx families` lists all."
+            + "`ggufx families` lists all that are."
+            + (f" Names that are spelt alike: {', '.join(near)}." if near else "")
         )
     return family

@@ -56,6 +56,12 @@ def _merged(file: Path) -> str:
     return f"{RECORD}: ggufx {record.get('ggufx')} merged {', '.join(map(str, names)) or 'no adapter'} into {over}."
 
 
+def _recorded(file: Path) -> str | None:
+    """The trainer of what was merged, by the record of a merged checkpoint; None where it was not known."""
+    trainer = read_json(file).get("trainer") if file.is_file() else None
+    return trainer if isinstance(trainer, str) and trainer != "unknown" else None
+
+
 def read_traces(places: Sequence[Path], adapter: Mapping[str, object]) -> Traces:
     """Read what the trainer left.
 
@@ -106,6 +112,8 @@ def _trainers(
     config = places[0] / "config.json"
     if not adapter and config.is_file() and "unsloth_version" in read_json(config):
         yield "unsloth", config  # `unsloth_fixed` is also in the models that Unsloth only mirrors
+    if merged := _recorded(places[0] / RECORD):
+        yield merged, places[0] / RECORD
     yield from (("transformers", file) for name in TRAINED if (file := _found(places, name)))
 
 

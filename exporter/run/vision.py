@@ -43,7 +43,7 @@ def with_projector(run: Run, level: str) -> Run:
             f"{run.path}: the adapter repeats layers (layer_replication), and which of the vision tower's is not known "
             "here. Leave --mmproj out."
         )
-    text, processor = stored.get("text_config", stored), _processor([run.folder, run.path, run.base])
+    text, processor = stored.get("text_config") or stored, _processor([run.folder, run.path, run.base])
     parts: Mapping[str, object] = {"text": text, "model": stored, "processor": _fields(processor)}
     if isinstance(rotation := vision.get("rope_parameters"), dict):
         vision = {"rope_theta": rotation.get("rope_theta")} | vision

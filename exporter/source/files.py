@@ -155,11 +155,19 @@ def _shards(files: list[Path]) -> dict[str, Stored]:
             f"{files[0].parent}: {len(files)} of {expected} shards are there (the first is {files[0].name}). "
             "Copy the missing ones."
         )
+    return _once(files)
+
+
+def _once(files: list[Path]) -> dict[str, Stored]:
+    """The tensors of several files; SourceError where a name comes twice."""
     tensors: dict[str, Stored] = {}
     for file in files:
         for name, stored in _headers(file).items():
             if name in tensors:
-                raise SourceError(f"{file}: {name} is stored in {tensors[name].file.name} too. Remove the stray shard.")
+                raise SourceError(
+                    f"{file}: {name} is stored in {tensors[name].file.name} too. Remove the stray shard, or copy the "
+                    "shards again: the two may hold different numbers."
+                )
             tensors[name] = stored
     return tensors
 
@@ -167,14 +175,15 @@ def _shards(files: list[Path]) -> dict[str, Stored]:
 def _indexed(index: Path) -> dict[str, Stored]:
     """The tensors an index names; SourceError where files, headers and index do not agree."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = {index.parent / str(file) for file in places.values()}
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {name: os.path.normpath(file) for name, file in named.items()}
+        files = {index.parent / file for file in places.values()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise SourceError(f"{index}: is no index of shards ({error!r}). Restore it from the training run.") from error
     missing = sorted(file.name for file in files if not os.path.lexists(file))  # which takes any name, however long
     if missing:
         raise SourceError(f"{index}: names {', '.join(missing)}, which is not in the folder. Copy the missing shards.")
-    found = {name: stored for file in sorted(files) for name, stored in _headers(file).items()}
+    found = _once(sorted(files))
     wrong = [name for name, file in places.items() if name not in found or found[name].file.name != file]
     extra = sorted(set(found) - set(places))
     if wrong or extra:

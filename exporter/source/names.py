@@ -48,7 +48,7 @@ def spell(stored: Mapping[str, Stored], family: Family, where: str, *, words: Co
     weights: dict[str, Weight] = {}
     left_out: dict[str, None] = {}
     rules = _Rules(family, words)
-    rules.width = next((one.shape[-1] for name, one in stored.items() if rules.without_prefix(name) == EMBEDDING), 0)
+    rules.width = next((one.shape[-1] for name, one in stored.items() if rules.is_embedding(name, one)), 0)
     for name, tensor in stored.items():
         part = rules.left_out(name)
         if part is not None:
@@ -59,7 +59,18 @@ def spell(stored: Mapping[str, Stored], family: Family, where: str, *, words: Co
             if twice is not None:
                 raise SourceError(f"{where}: {twice} is stored twice, as {weights[twice].stored} and as {name}.")
             weights |= found
+    _check_matrices(weights, where)
     return Names(weights, tuple(left_out))
+
+
+def _check_matrices(weights: Mapping[str, Weight], where: str) -> None:
+    """SourceError where the embedding or the head is no matrix: others are compared by their shapes in the plan."""
+    for name in (EMBEDDING, HEAD):
+        if name in weights and len(weights[name].shape) != len(("rows", "columns")):
+            raise SourceError(
+                f"{where}: {weights[name].stored} is {list(weights[name].shape)}, expected (rows, columns). Copy the "
+                "file again, or save the model again."
+            )
 
 
 def our_name(stored: str, family: Family) -> str | None:
@@ -189,6 +200,10 @@ class _Rules:
             if name.startswith(stored):
                 return ours + name.removeprefix(stored)
         return name
+
+    def is_embedding(self, name: str, tensor: Stored) -> bool:
+        """Whether a stored tensor is the embedding, and is as wide as anything."""
+        return bool(tensor.shape) and self.without_prefix(name) == EMBEDDING
 
     def weights(self, tensor: Stored, where: str) -> Iterator[tuple[str, Weight]]:
         """Our weights that lie in one stored tensor. SourceError for a tensor of no place, or of a type not read."""

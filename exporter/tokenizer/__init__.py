@@ -16,6 +16,7 @@ from exporter.tokenizer.cuts import row_of
 from exporter.tokenizer.describe import describe
 from exporter.tokenizer.files import TokenizerFiles, find_tokenizer_files, read_files
 from exporter.tokenizer.kinds import GGML, Value
+from exporter.tokenizer.overlaps import overlap_warnings
 from exporter.tokenizer.pre import normalizes
 from exporter.tokenizer.special import (
     KINDS,
@@ -25,6 +26,7 @@ from exporter.tokenizer.special import (
     end_of_turn_id,
     read_specials,
     stop_ids,
+    stop_source,
     stop_warnings,
     taken_for_special,
 )
@@ -41,6 +43,16 @@ __all__ = ["Tokenizer", "count_tokens", "find_tokenizer_files", "read_files", "r
 
 NFC_WARNING = "The tokenizer normalizes to NFC, llama.cpp does not: 'e\\u0301' gives other ids than 'é'."
 TAKEN_WARNING = "llama.cpp takes these ordinary tokens for the end of a text or the like, by their spelling: "
+GIVEN = "--pre"
+NO_END = (
+    "tokenizer_config.json, config.json and generation_config.json: none of them names an end of text (eos_token, "
+    "eos_token_id), and no chat template shows the end of a turn. llama.cpp would stop at a token of its own choice. "
+    "Name it as eos_token in tokenizer_config.json."
+)
+DROPOUT_WARNING = (
+    "tokenizer.json: model.dropout is {}, which drops merges at random, for training. llama.cpp has none; written, and "
+    "proved, without it."
+)
 LIMIT_WARNING = "llama.cpp's pre-tokenizer {} {}. Such texts are left out of the proof of ids."
 
 
@@ -53,7 +65,7 @@ class Tokenizer:
     ]  # full keys; int is UINT32, float FLOAT32, tuples are arrays of INT32, FLOAT32, STRING
     normalizes: bool  # tokenizer.json applies NFC, llama.cpp does not
     warnings: tuple[str, ...]
-    sources: Mapping[str, str]  # "eos" -> "tokenizer_config.json"; also "chat_template", "scores"
+    sources: Mapping[str, str]  # "eos" -> "tokenizer_config.json"; also "chat_template", "scores", "pre" where given
     split_off: Mapping[str, int] = field(default_factory=dict)  # what llama.cpp splits off, tokenizer.json does not
     ends: tuple[End, ...] = ()  # every token that some file has for an end
 
@@ -125,12 +137,16 @@ def _read_tokenizer(
     eot, end_source, ends, end_warnings = _ends(read, config, vocabulary, specials)
     normal = not read.spec["model"].get("byte_fallback") and normalizes(read.spec)
     taken = taken_for_special(vocabulary)
-    notes = _limits(vocabulary, taken, str(head.get(GGML + "pre", head[GGML + "model"])), normal=normal)
+    notes = [
+        *_limits(vocabulary, taken, str(head.get(GGML + "pre", head[GGML + "model"])), normal=normal),
+        *overlap_warnings(read, vocabulary, taken),
+        *_dropped(read),
+    ]
     return Tokenizer(
         metadata=head | _special_keys(specials, eot, facts) | template.template_metadata(read.templates),
         normalizes=normal,
         warnings=(*vocabulary.warnings, *specials.warnings, *warnings, *end_warnings, *notes),
-        sources=_sources(read, specials) | dict.fromkeys(eot, end_source),
+        sources=_sources(read, specials) | dict.fromkeys(eot, end_source) | ({"pre": GIVEN} if pre is not None else {}),
         split_off=taken | {item.text: n for n, item in vocabulary.added.items() if item.source != "tokenizer.json"},
         ends=ends,
     )
@@ -145,6 +161,16 @@ def _limits(vocabulary: Vocabulary, taken: Mapping[str, int], pre: str, *, norma
         *([TAKEN_WARNING + ", ".join(taken)] if taken else []),
         *([LIMIT_WARNING.format(pre, row.limit)] if row is not None and row.limit is not None else []),
     ]
+
+
+def _dropped(files: TokenizerFiles) -> list[str]:
+    """Say what the files have and the file has not."""
+    found = [DROPOUT_WARNING.format(dropout)] if (dropout := files.spec["model"].get("dropout")) else []
+    names = ", ".join(files.templates)
+    if files.template_source is not None and "default" not in files.templates:
+        what = f"its chat templates are {names}, none is called 'default'" if names else "the chat template is empty"
+        found.append(f"{files.template_source}: {what}. llama.cpp is given no template to use of its own accord.")
+    return found
 
 
 def _special_keys(specials: Specials, ends: dict[str, int], facts: Tokens) -> dict[str, Value]:
@@ -182,7 +208,10 @@ def _check_model(files: TokenizerFiles) -> None:
 def _ends(
     files: TokenizerFiles, config: Mapping[str, object], vocabulary: Vocabulary, specials: Specials
 ) -> tuple[dict[str, int], str, tuple[End, ...], list[str]]:
-    """Return the end of a turn, where it is not the end of text, what says so, all ends that are said, and warnings."""
+    """Return the ends that no file calls eos_token, what says so, all ends that are said, and warnings.
+
+    That is the end of a turn where it is not the end of text: "eot", or "eos" where no file names an end of text.
+    """
     ids = vocabulary.ids()
     text, failed = _marker(files, vocabulary, specials)
     marker = ids[text] if text is not None else None
@@ -190,11 +219,15 @@ def _ends(
     inside = tuple(token for token in stops if vocabulary.text(token) is not None)
     eot = end_of_turn_id(specials, marker, inside)
     eos = specials.ids.get("eos")
-    written = {name: token for name, token in (("eot", eot), ("eos", eos)) if token is not None}
+    if eos is None and eot is None:
+        raise TokenizerError(NO_END)
+    # Without an end of text in the file, llama.cpp takes one of its own: token 11 or 2, whatever that is.
+    written = {"eos": eot} if eos is None else {"eos": eos, "eot": eot}
+    own = {name: token for name, token in written.items() if token is not None}
     warnings = [*([failed] if failed else []), *stop_warnings(ids, {eos, eot}, stops)]
-    source = "the chat template" if marker is not None else "generation_config.json or config.json"
-    ends = all_ends(files, config, ids, written, marker=marker)
-    return ({"eot": eot} if eot is not None else {}), source, ends, warnings
+    source = "the chat template" if marker is not None else stop_source(files, eot)
+    ends = all_ends(files, config, ids, own, marker=marker)
+    return {name: token for name, token in own.items() if token != eos}, source, ends, warnings
 
 
 def _marker(files: TokenizerFiles, vocabulary: Vocabulary, specials: Specials) -> tuple[str | None, str | None]:
@@ -216,7 +249,7 @@ def _stripping(vocabulary: Vocabulary) -> list[str]:
 
 def _sources(files: TokenizerFiles, specials: Specials) -> dict[str, str]:
     sources = dict(specials.sources)
-    if files.template_source is not None:
+    if files.template_source is not None and "default" in files.templates:
         sources["chat_template"] = files.template_source
     if files.spec["model"].get("byte_fallback"):
         sources["scores"] = "tokenizer.model" if files.model is not None else "the merges of tokenizer.json"

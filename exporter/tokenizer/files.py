@@ -72,19 +72,22 @@ def read_files(files: Mapping[str, Path]) -> TokenizerFiles:
         TokenizerError: There is no tokenizer.json, or a file is no JSON object.
     """
     if "tokenizer.json" not in files:
+        where = "".join(f"{file.parent}: " for file in [*files.values()][:1])
         raise TokenizerError(
-            f"No tokenizer.json; found {', '.join(sorted(files)) or 'no tokenizer file at all'}. Write one beside the "
-            "run by AutoTokenizer.from_pretrained(RUN).save_pretrained(RUN) of transformers, or give --base."
+            f"{where}No tokenizer.json; found {', '.join(sorted(files)) or 'no tokenizer file at all'}. Copy it (or "
+            "tokenizer.model) from the base model's folder to the run's. Where the run has vocab.json and "
+            "merges.txt, AutoTokenizer.from_pretrained(RUN).save_pretrained(RUN) of transformers makes one of them."
         )
     config = _read_json(files, "tokenizer_config.json")
     templates, source = _read_templates(files, config)
+    _check_templates(templates, source)
     return TokenizerFiles(
         spec=_read_json(files, "tokenizer.json"),
         config=config,
         special_map=_read_json(files, "special_tokens_map.json"),
         added=_read_json(files, "added_tokens.json"),
         generation=_read_json(files, "generation_config.json"),
-        templates=templates,
+        templates={name: text for name, text in templates.items() if text.strip()},
         template_source=source,
         model=files.get("tokenizer.model"),
         names=tuple(files),
@@ -130,6 +133,16 @@ def _read_templates(files: Mapping[str, Path], config: Mapping[str, Any]) -> tup
     if value:
         return _template_forms(value, files["chat_template.json"]), files["chat_template.json"].name
     return {}, None
+
+
+def _check_templates(templates: Mapping[str, str], source: str | None) -> None:
+    """TokenizerError for a template with a zero byte, at which llama.cpp would take it to end."""
+    for name, text in templates.items():
+        if "\0" in text:
+            raise TokenizerError(
+                f"{source}: the chat template {name!r} holds a zero byte at character {text.index(chr(0))}, where "
+                "llama.cpp takes a text to end. Take the byte out, or copy the template again from the base model."
+            )
 
 
 def _template_forms(value: object, path: Path) -> dict[str, str]:

@@ -101,6 +101,8 @@ def _sentencepiece(
     declared = frozenset(int(token) for token in files.config.get("added_tokens_decoder") or {})
     declared |= {token for token in files.added.values() if isinstance(token, int)}
     types = spm.piece_types(texts, first_types, pieces, declared)
+    spm.check_bytes(texts)
+    spm.check_joins(files.spec["model"], types)
     prefix, prefix_warnings = spm.space_prefix(files.spec, chats="default" in files.templates)
     keys: dict[str, Value] = {
         GGML + "model": "llama",

@@ -48,8 +48,17 @@ def pre_tokenizer(spec: Mapping[str, Any], preferred: str | None = None) -> str:
         f"Found:\n{shown}\n"
         f"Nearest known, {nearest.name}:\n{_lines(nearest.steps, ignore_merges=nearest.ignore_merges)}\n"
         f"{_difference(found, nearest)}"
-        "If another name fits, give it with --pre NAME (the names stand in docs/tokenizers.md); "
-        "the proof of token ids then decides."
+        "If another name fits, give it with --pre NAME; the proof of token ids then decides.\n"
+        f"The names: {', '.join(name for name in NAMES if name not in {*RAW, *NO_ROW})}."
+    )
+
+
+def unknown(name: str) -> str:
+    """Say of a name that llama.cpp does not know which ones are near; all names in the last line."""
+    near = ", ".join(difflib.get_close_matches(name, NAMES, n=5, cutoff=0.4)) or "none"
+    return (
+        f"llama.cpp knows no pre-tokenizer {name!r}; near: {near}. Give one of its names, or leave --pre out: the "
+        f"tokenizer's structure then gives the name.\nAll {len(NAMES)} names: {', '.join(NAMES)}."
     )
 
 
@@ -60,11 +69,7 @@ def check_name(name: str, *, byte_level: bool) -> None:
         TokenizerError: llama.cpp does not know it, with near names; or it is of the other kind of tokenizer.
     """
     if name not in NAMES:
-        near = ", ".join(difflib.get_close_matches(name, NAMES, n=5, cutoff=0.4))
-        raise TokenizerError(
-            f"--pre {name}: llama.cpp knows no pre-tokenizer of this name. "
-            f"{f'Near: {near}. ' if near else ''}All {len(NAMES)} names stand in docs/tokenizers.md."
-        )
+        raise TokenizerError(f"--pre {name}: {unknown(name)}")
     if name in NO_ROW:
         raise TokenizerError(f"--pre {name}: {NO_ROW[name]}. Give another name.")
     if (name in RAW) is byte_level:

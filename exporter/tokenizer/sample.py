@@ -8,7 +8,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from exporter.errors import TokenizerError
 from exporter.tokenizer.cuts import cuts_alike
@@ -119,6 +119,8 @@ def reference(tokenizer_json: Path, tokenizer: Tokenizer) -> Backend:
         backend = _backend(tokenizer_json, tokenizer.split_off)
     backend.no_truncation()  # saved by trainers with the tokenizer
     backend.no_padding()
+    if isinstance(backend.model, models.BPE):
+        backend.model.dropout = None  # a setting for training, at random; a warning of the tokenizer says so
     if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
         backend.pre_tokenizer = None
         prefix = tokenizer.metadata.get("tokenizer.ggml.add_space_prefix", True)

@@ -133,8 +133,14 @@ def end_of_turn_id(specials: Specials, marker: int | None, stops: tuple[int, ...
 
 def stop_ids(files: TokenizerFiles, config: Mapping[str, object]) -> tuple[int, ...]:
     """Return the ids at which generation stops, each once, generation_config.json's first."""
-    values = [files.generation.get("eos_token_id"), config.get("eos_token_id")]
-    return tuple(dict.fromkeys(token for value in values for token in _integers(value)))
+    said = [*_ids("generation_config.json", files.generation, "eos"), *_ids("config.json", config, "eos")]
+    return tuple(dict.fromkeys(said))
+
+
+def stop_source(files: TokenizerFiles, token: int | None) -> str:
+    """Return which file says to stop at one of the `stop_ids`."""
+    generation = "generation_config.json"
+    return generation if token in _ids(generation, files.generation, "eos") else "config.json"
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ def all_ends(
         if (text := content(mapping.get("eos_token"))) in ids:
             said.setdefault(ids[str(text)], []).append(name)
     for name, values in (("config.json", config), ("generation_config.json", files.generation)):
-        for token in _integers(values.get("eos_token_id")):
+        for token in _ids(name, values, "eos"):
             said.setdefault(token, []).append(name)
     if marker is not None:
         said.setdefault(marker, []).append("the chat template")
@@ -214,13 +220,22 @@ def _candidates(
     if kind == "bos" and len(around.before) == 1:
         yield "the post-processor of tokenizer.json", around.before[0]
     for source, values in (("config.json", config), ("generation_config.json", files.generation)):
-        for token in _integers(values.get(f"{kind}_token_id")):
+        for token in _ids(source, values, kind):
             yield source, token
 
 
-def _integers(value: object) -> list[int]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return [token for token in values if isinstance(token, int) and not isinstance(token, bool) and token >= 0]
+def _ids(source: str, fields: Mapping[str, object], kind: str) -> list[int]:
+    """Return the ids that a file gives a special token, one or a list; null and -1 stand for none."""
+    key = f"{kind}_token_id"
+    value = fields.get(key)
+    values = [one for one in (value if isinstance(value, list | tuple) else [value]) if one is not None]
+    odd = [one for one in values if type(one) is not int]
+    if odd:
+        raise TokenizerError(
+            f"{source}: {key} is {value!r:.60}, expected a token's id, a whole number, or a list of such. Correct it: "
+            "with no such token in the file, llama.cpp would take another one of its own."
+        )
+    return [one for one in values if isinstance(one, int) and one >= 0]
 
 
 def _resolve(kind: str, value: str | int, source: str, ids: Mapping[str, int]) -> int | None:

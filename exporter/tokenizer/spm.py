@@ -110,6 +110,51 @@ def piece_scores(
     ]
 
 
+def check_joins(model: Mapping[str, Any], types: Sequence[int]) -> None:
+    """Compare what llama.cpp joins with what tokenizer.json does.
+
+    llama.cpp joins any two neighbours that together are a piece, the ``tokenizers`` library only those that are among
+    the merges. Neighbours are pieces, or single letters that are none.
+
+    Raises:
+        TokenizerError: A piece can be cut in two such parts, and their pair is not among the merges.
+    """
+    vocab: Mapping[str, int] = model["vocab"]
+    marked = {text for text, token in vocab.items() if token >= len(types) or types[token] not in {NORMAL, UNUSED}}
+    pieces, pairs = [text for text in vocab if text not in marked], set(merge_pairs(model))
+    parts = set(pieces) | (set().union(*pieces) - marked)
+    missing = [
+        (text[:k], text[k:])
+        for text in pieces
+        for k in range(1, len(text))
+        if text[k:] in parts and text[:k] in parts and (text[:k], text[k:]) not in pairs
+    ]
+    if not missing:
+        return
+    left, right = min(missing, key=lambda pair: (vocab["".join(pair)], pair))
+    raise TokenizerError(
+        f"tokenizer.json: model.merges lacks {len(missing)} pair(s), the first is {left!r} and {right!r}: their piece "
+        f"{left + right!r} (token {vocab[left + right]}) is in the vocabulary. Expected, with byte_fallback, every "
+        "pair whose piece there is: llama.cpp's SentencePiece tokenizer joins those too, and gives other ids. Take the "
+        "tokenizer.json of the base model; or train with SentencePiece, whose pieces are so."
+    )
+
+
+def check_bytes(texts: Sequence[str]) -> None:
+    """Look for the 256 tokens that llama.cpp spells unknown letters with.
+
+    Raises:
+        TokenizerError: Some are missing.
+    """
+    missing = sorted({f"<0x{byte:02X}>" for byte in range(256)} - set(texts))
+    if missing:
+        raise TokenizerError(
+            f"tokenizer.json: byte_fallback is set, and {len(missing)} of the 256 byte tokens are not in the "
+            f"vocabulary: {', '.join(missing[:5])}. llama.cpp cannot read letters that need them. Take the base's "
+            "tokenizer.json, or train the tokenizer with all of them."
+        )
+
+
 def _merge_scores(model: Mapping[str, Any]) -> dict[int, float]:
     """Make the scores of which llama.cpp merges in the order of the merges of tokenizer.json.
 
@@ -133,10 +178,16 @@ def _merge_scores(model: Mapping[str, Any]) -> dict[int, float]:
 
 
 def merge_pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Return the merges as pairs; older files write each as one text."""
+    """Return the merges as pairs, each once; older files write each as one text.
+
+    Of a pair that is there twice the ``tokenizers`` library goes by the last, llama.cpp by the first.
+    """
+    found: dict[tuple[str, str], None] = {}
     for merge in model["merges"]:
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        yield left, right
+        found.pop((left, right), None)
+        found[left, right] = None
+    return iter(found)
 
 
 def space_prefix(spec: Mapping[str, Any], *, chats: bool) -> tuple[bool, list[str]]:

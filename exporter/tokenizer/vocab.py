@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import TokenizerError
+from exporter.tokenizer.declared import check_forms, check_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +59,10 @@ def read_vocabulary(files: TokenizerFiles) -> Vocabulary:
     """Collect the tokens of tokenizer.json, tokenizer_config.json and added_tokens.json.
 
     Raises:
-        TokenizerError: Two files give one id to two texts, or one text has two ids.
+        TokenizerError: Two files give one id to two texts, or one text has two ids, or the ``tokenizers`` library gives
+            a token another id than it is declared with.
     """
+    check_forms(files)
     vocab: Mapping[str, int] = files.spec["model"]["vocab"]
     base = {token: text for text, token in vocab.items()}
     if len(base) != len(vocab):
@@ -80,6 +83,8 @@ def read_vocabulary(files: TokenizerFiles) -> Vocabulary:
                 f"Token {token} is {known.text!r} in tokenizer.json and {candidate.text!r} in {candidate.source}. "
                 "Which one the model was trained with cannot be seen: correct one of the two files."
             )
+    others = {token: item.text for token, item in added.items() if item.source != "tokenizer.json"}
+    check_ids(files.spec.get("added_tokens") or (), base, others)
     return Vocabulary(base, added, named, tuple(warnings), _roles(files))
 
 

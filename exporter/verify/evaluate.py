@@ -108,7 +108,7 @@ def fetch(engine: Engine, row: int, out: Logits, chunk: int) -> None:
     engine.rows(row, out)
     if not np.isfinite(out).all():
         raise EngineError(
-            f"{engine.path}: chunk {chunk + 1}: llama.cpp computed logits that are not finite. "
+            f"{engine.called}: chunk {chunk + 1}: llama.cpp computed logits that are not finite. "
             "The file's weights, or its activations in 16 bits, overflow: it would not write sensible text either."
         )
 
@@ -157,12 +157,12 @@ def _compare_vocabularies(base: Engine, level: Engine, text: bytes) -> None:
         expected, found = getattr(base.facts, name), getattr(level.facts, name)
         if found != expected:
             raise EngineError(
-                f"{level.path}: its vocabulary is not the reference's: {name} is {found}, in {base.path} {expected}. "
+                f"{level.path}: its vocabulary is not the reference's: {name} is {found}, in {base.called} {expected}. "
                 "Give the reference that it was made from."
             )
     expected_ids, ids = (engine.tokenize(text, add_special=False, parse_special=False) for engine in (base, level))
     if not np.array_equal(ids, expected_ids):
         raise EngineError(
-            f"{level.path}: it splits the evaluation text into other tokens than {base.path}. "
+            f"{level.path}: it splits the evaluation text into other tokens than {base.called}. "
             "Give the reference that it was made from."
         )

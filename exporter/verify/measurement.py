@@ -28,6 +28,7 @@ class Options:
         mode: "default", or "llama.cpp" for llama-perplexity's windows, scoring and encoding.
         context: tokens of a window.
         threads: of llama.cpp; 0 for every core this process may use.
+        called: what the reference is called in messages; None: its path.
     """
 
     text: Path | None = None
@@ -35,6 +36,7 @@ class Options:
     mode: Mode = "default"
     context: int = CONTEXT
     threads: int = 0
+    called: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def measure(
     options = options or Options()
     text = read_text(options.text)
     with ExitStack() as stack:
-        base = stack.enter_context(Engine(reference))
+        base = stack.enter_context(Engine(reference, called=options.called))
         windows = make_windows(base, text.data, mode=options.mode, context=options.context, most=options.chunks)
         shape = piece(windows, base.facts.n_vocab, options.mode, options.threads)
         base.start(shape)
@@ -101,12 +103,12 @@ def measure(
         evaluation = Evaluation(base, live, windows, options.mode, shape)
         nll = evaluate(evaluation, tick) if live or not sides else None
         if nll is not None:
-            _check_finite(nll, base.path)
+            _check_finite(nll, base.called)
         levels = tuple(Level(side.file, None if side.error else side.scores, side.error) for side in sides)
         return Measurement(reference, _measured_on(text, windows, options, base.facts.engine), nll, levels)
 
 
-def _check_finite(nll: Values, reference: Path) -> None:
+def _check_finite(nll: Values, reference: str) -> None:
     """EngineError where a perplexity is beyond what a float64 holds: such a model predicts nothing."""
     if nll.mean() > LARGEST_NLL:
         raise EngineError(

@@ -52,7 +52,10 @@ def require_length(text: Text, tokenizer_json: Path, mode: Mode) -> None:
     least = CONTEXT * 2 if mode == "llama.cpp" else CONTEXT
     if len(text.data) > ENOUGH * least:
         return  # no vocabulary has longer tokens than that on the average
-    found = len(Tokenizer.from_file(str(tokenizer_json)).encode(text.data.decode(), add_special_tokens=True).ids)
+    backend = Tokenizer.from_file(str(tokenizer_json))
+    backend.no_truncation()  # saved by trainers with the tokenizer
+    backend.no_padding()
+    found = len(backend.encode(text.data.decode(), add_special_tokens=True).ids)
     if found < least - 1:
         raise EngineError(
             f"{text.name}: the evaluation text has {found} tokens; windows of {CONTEXT} need {least}. "

@@ -9,7 +9,7 @@ from .tokenizers import write_tokenizer
 from .values import Tiny
 from .weights import fingerprint, store, weights
 
-__all__ = ["GOLDEN", "PROJECTORS", "TINY", "Tiny", "fingerprint", "golden", "make", "weights"]
+__all__ = ["GOLDEN", "PROJECTORS", "TINY", "Tiny", "fingerprint", "golden", "make", "recorded", "weights"]
 
 GOLDEN = Path(__file__).resolve().parents[1] / "reference" / "golden"
 PROJECTORS = GOLDEN.parent / "projectors"
@@ -54,8 +54,20 @@ def golden(name: str, folder: Path = GOLDEN) -> dict[str, Any]:
 
     Where the converter cannot read the model's layout, the result of the same weights in another layout.
     """
-    document: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    document = recorded(name, folder)
     return golden(document["same_as"], folder) if "same_as" in document else document
+
+
+def recorded(name: str, folder: Path = GOLDEN) -> dict[str, Any]:
+    """The file of a tiny model itself. FileNotFoundError, with the command that makes it, where it was never made."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"no golden values of {name}: python tests/reference/make_golden.py LLAMA_CPP --python VENV/bin/python "
+            f"{name} (its docstring says what LLAMA_CPP and VENV are)"
+        )
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,6 +1,7 @@
 """Architectures that transformers has no class for, computed by its Llama: the same graph under other names."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,8 @@ def as_llama(
         import torch  # noqa: PLC0415  (seconds to import)
         from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
-        said = config | {ours: config[theirs] for ours, theirs in fields.items()}
+        said = deepcopy(config)  # transformers writes into the rotation's parameters
+        said |= {ours: config[theirs] for ours, theirs in fields.items()}
         said = {key: value for key, value in said.items() if key not in {"model_type", *fields.values()}}
         model = LlamaForCausalLM(LlamaConfig(**said, attn_implementation="eager")).eval()
         named = renamed(weights, config) if renamed else weights
