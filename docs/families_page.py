@@ -10,7 +10,8 @@ from converters import ALL, REFUSED, about
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from tiny import TINY, recorded  # noqa: E402  (tests are no package)
+from test_family_adapters import ONE, OWN  # noqa: E402  (tests are no package)
+from tiny import TINY, recorded  # noqa: E402
 
 if TYPE_CHECKING:
     from tiny import Tiny
@@ -27,6 +28,13 @@ KINDS = {
     "glm": "byte-level",
     "gemma": "SentencePiece, Gemma's",
     "gemma-image": "SentencePiece, Gemma's",
+}
+LAYOUTS = {
+    "mixtral": "Mixtral's names of experts",
+    "fused": "experts in stacks",
+    "turned": "experts in stacks, turned over",
+    "vision-v4": "a part of a model that sees, as of transformers 4",
+    "vision-v5": "a part of a model that sees, as of transformers 5",
 }
 HEAD = """# Families
 
@@ -53,16 +61,21 @@ Each variant is a random model, made on the spot, that goes through every proof 
 - It loads and decodes in llama.cpp; both spellings of config.json give one file; a tensor of no row is refused by
   name.
 
-Adapters: `tests/test_family_adapters.py` lays PEFT's LoRA over all linear modules of one model of each family, and
-compares with PEFT's own merge; every method is compared on Llama ([merging](merging.md)). Tokenizers are the
-tokenizer's own affair ([tokenizers](tokenizers.md)): a family says only what it fixes.
+- **stored**: how the checkpoint names and groups its weights, where that is not Hugging Face's plain way.
+- **adapter** (`tests/test_family_adapters.py`): *all linear*: PEFT's LoRA over all linear modules gives the file of
+  PEFT's own merge. *attention*: a LoRA over the attention gives the file of the merged checkpoint that `merge --out`
+  writes, which lies on disk as the base does. Every method is compared on Llama ([merging](merging.md)).
+- **projector** (`tests/test_projectors.py`): *equal*: the file of `--mmproj` is that of llama.cpp's converter at f16,
+  bf16 and q8_0; with one model of each kind an image becomes what it becomes in transformers.
+
+Tokenizers are the tokenizer's own affair ([tokenizers](tokenizers.md)): a family says only what it fixes.
 
 The two `_native` families are Mistral's own format, without a config.json: `tests/test_mistral_native.py` compares
 their files with those of the same weights in Hugging Face's format and with llama.cpp's converter, their logits with
 transformers. No adapter is laid over them.
 
-| family | variant | architecture | in GGUF | tokenizer | converter | logits |
-| --- | --- | --- | --- | --- | --- | --- |
+| family | variant | architecture | in GGUF | stored | tokenizer | converter | logits | adapter | projector |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 LEFT_OUT = """
 Mistral's own format (`mistral_native`, `mistral3_native`: params.json and consolidated*.safetensors) is compared in
@@ -96,8 +109,21 @@ def _rows(family: "Family") -> Iterator[str]:
     """A row for each tiny model of a family."""
     for name, tiny in TINY.items():
         if tiny.architecture in family.architectures:
-            cells = (family.name, name, f"`{tiny.architecture}`", f"`{family.arch}`", KINDS[tiny.tokenizer])
-            yield f"| {' | '.join((*cells, _converter(name, tiny), _logits(tiny)))} |"
+            cells = (family.name, name, f"`{tiny.architecture}`", f"`{family.arch}`", _stored(tiny))
+            compared = (KINDS[tiny.tokenizer], _converter(name, tiny), _logits(tiny), _adapter(name, family))
+            yield f"| {' | '.join((*cells, *compared, 'equal' if tiny.processor else ''))} |"
+
+
+def _stored(tiny: "Tiny") -> str:
+    """How a checkpoint differs from the plain one."""
+    made = (tiny.stores.__doc__ or "").strip().rstrip(".") if tiny.stores else ""
+    words = (LAYOUTS.get(tiny.layout), "names of its own" if tiny.renames else None, made[:1].lower() + made[1:])
+    return "; ".join(filter(None, words))
+
+
+def _adapter(name: str, family: "Family") -> str:
+    """What was trained on a tiny model, to be compared with the merged one."""
+    return "all linear" if name in ONE.values() and family.name not in OWN else "attention"
 
 
 def _converter(name: str, tiny: "Tiny") -> str:
