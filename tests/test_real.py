@@ -160,7 +160,9 @@ def test_every_proof_of_a_real_model_passes(name: str, tmp_path: Path) -> None:
         found = {check["name"]: check["status"] for check in json.loads(done.stdout)["checks"]}
         # Gemma's pretrained model has no chat template.
         template = "skipped" if name == "gemma-3-270m" else "pass"
-        assert found == dict.fromkeys(("load", "tokenizer", "bos", "logits"), "pass") | {"template": template}
+        assert found == dict.fromkeys(("load", "fields", "weights", "tokenizer", "bos", "logits"), "pass") | {
+            "template": template
+        }
 
 
 def test_what_the_adapter_changed_is_reported(tuned: Exported) -> None:

@@ -218,13 +218,14 @@ def _profiles(quants: tuple[str, ...]) -> "Sequence[Profile]":
 def _print_report(document: "Document", *, as_json: bool, where: Path | None) -> None:
     """A report on stdout: the document, or its table and the path of its page."""
     from exporter.report import render_table  # noqa: PLC0415
+    from exporter.report.compose import nearest  # noqa: PLC0415
 
     if as_json:
         _say(json_text(document))
         return
     _say(render_table(document), end="")
     if where is not None:
-        _say(f"\n{printable(str(where))}")
+        _say(f"\n{printable(nearest(where))}")
 
 
 def _say(text: str, end: str = "\n") -> None:
