@@ -181,11 +181,10 @@ def test_what_transformers_saves_computes_the_same(name: str, tmp_path: Path) ->
     import transformers  # noqa: PLC0415
 
     tiny, changes = SAVED[name]
-    fields = (
-        dict(TINY[tiny].config) | {"initializer_range": 0.1} | deepcopy(dict(changes))
-    )  # transformers writes into it
+    fields = dict(TINY[tiny].config) | {"initializer_range": 0.1} | dict(changes)
     fields = {key: value for key, value in fields.items() if value is not None or key not in changes}
-    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    # A copy, since transformers writes into what it is given.
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **deepcopy(fields))
     torch.manual_seed(0)
     model = getattr(transformers, TINY[tiny].architecture)(config)
     for key, value in model.named_parameters():

@@ -14,6 +14,7 @@ from exporter import slices
 from exporter.errors import WeightError
 from exporter.llamacpp import load
 from exporter.profiles import load_profile, profile_names
+from exporter.profiles.rules import halves_name
 
 LEVELS = profile_names()
 LIMITED = """
@@ -36,7 +37,9 @@ def test_every_level_has_the_bytes_of_llamacpps_quantizer(name: str, tmp_path: P
     theirs = {level: tmp_path / f"llama.cpp-{level}.gguf" for level in LEVELS}
     llamacpp_quantizes(ours["f32"], {theirs[level]: load_profile(level).file_type_id for level in LEVELS})
     for level in LEVELS:
-        found, truth = tensors(ours[level]), tensors(theirs[level])
+        # Some tensors of a 16-bit level are as the converter stores them (test_families.py); the quantizer leaves 32.
+        apart = {name for name, kind, _ in tensors(ours[level]) if halves_name(name) and kind != "F32"}
+        found, truth = ([one for one in tensors(file) if one[0] not in apart] for file in (ours[level], theirs[level]))
         assert [tensor[:2] for tensor in found] == [tensor[:2] for tensor in truth], level
         assert [one[0] for one, other in zip(found, truth, strict=True) if one != other] == [], level
         assert metadata(GGUFReader(ours[level])) == metadata(GGUFReader(theirs[level])), level

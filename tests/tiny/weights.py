@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,9 @@ def shapes(name: str) -> Shapes:
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in fields.items() if k not in {"architectures", "torch_dtype", "transformers_version"}}
+    """The fields that make a config in transformers, which writes into them: a copy."""
+    left_out = {"architectures", "torch_dtype", "transformers_version"}
+    return deepcopy({key: value for key, value in fields.items() if key not in left_out})
 
 
 def _mean_and_deviation(name: str, shape: tuple[int, ...], *, gemma: bool) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """DeepSeek 1 to 3, gpt-oss, Llama 4."""
 
 import re
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -225,7 +226,7 @@ def _first_logits(weights: Weights, config: Config, ids: NDArray[np.int32]) -> A
         return torch.stack(experts).sum(0) + block(f"{mlp}.shared_experts", x)
 
     said = {key: value for key, value in config.items() if key != "model_type"}
-    model = LlamaForCausalLM(LlamaConfig(**said, attn_implementation="eager")).eval()
+    model = LlamaForCausalLM(LlamaConfig(**deepcopy(said), attn_implementation="eager")).eval()
     model.load_state_dict(tensors, strict=False)
     for layer in range(config["first_k_dense_replace"], config["num_hidden_layers"]):
         model.model.layers[layer].mlp.forward = partial(sparse, f"model.layers.{layer}.mlp")
