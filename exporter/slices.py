@@ -1,6 +1,7 @@
 """The finished numbers of a job, a slice of rows at a time: read, merged, and in the tensor's own order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import lcm, prod
 from typing import TYPE_CHECKING
@@ -33,6 +34,19 @@ class Slice:
         if len(self.job.shape) == 1:
             return 0
         return self.start + self.part * (prod(self.job.shape[:-1]) // max(len(self.job.sources), 1))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work in one thread for a while: slices are the parallel work, and their sums stay in one order."""
+    import torch  # noqa: PLC0415  (slow to import)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def slices(jobs: Sequence["Job"]) -> Iterator[Slice]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from exporter.errors import OutputError, WeightError
 from exporter.header import header
 from exporter.quantize import is_finite, quantize
-from exporter.slices import FEWEST_ROWS, Slice, finished, slices
+from exporter.slices import FEWEST_ROWS, Slice, finished, one_thread, slices
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
@@ -37,18 +37,15 @@ def write(
         WeightError: a weight that is not finite, or too large for f16.
         OutputError: a file that cannot be written.
     """
-    import torch  # noqa: PLC0415  (slow to import)
-
     check_zeros(plan.zeros, source)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the slices are the parallel work; more threads inside each would only wait
     sinks: list[int] = []
     try:
         for k, (output, file) in enumerate(zip(plan.outputs, files, strict=True)):
             tensors = [(job.tensor, job.axes or job.shape, job.types[k]) for job in plan.jobs]
             sinks.append(_begin(file, header(output.metadata, tensors), output.bytes))
         starts = [output.header_bytes for output in plan.outputs]
-        _run(plan, threads, progress, lambda piece: _do(piece, source, sinks, starts))
+        with one_thread():
+            _run(plan, threads, progress, lambda piece: _do(piece, source, sinks, starts))
         for sink in sinks:
             os.fsync(sink)
     except OSError as error:
@@ -56,7 +53,6 @@ def write(
             f"{files[0].parent}: cannot be written: {error}. Free some space, or give another --out."
         ) from error
     finally:
-        torch.set_num_threads(before)
         for sink in sinks:
             os.close(sink)
 

@@ -12,7 +12,7 @@ from exporter.check.values import Check
 from exporter.outputs import shards
 from exporter.profiles.rules import TYPES
 from exporter.quantize import quantize
-from exporter.slices import finished, slices
+from exporter.slices import finished, one_thread, slices
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -45,7 +45,8 @@ def check_contents(file: Path, plan: "Plan", source: "Merged") -> list[Check]:
     from gguf import GGUFReader  # noqa: PLC0415  (slow to import)
 
     parts = [GGUFReader(shard) for shard in shards(file)]
-    return [_fields(parts[0], plan), _weights(parts, plan, source)]
+    with one_thread():  # as the writer merges
+        return [_fields(parts[0], plan), _weights(parts, plan, source)]
 
 
 def _fields(reader: "GGUFReader", plan: "Plan") -> Check:
