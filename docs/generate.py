@@ -77,6 +77,8 @@ the table says so. A difference is exit status 2; where nothing could be compare
 LICENSE…, NOTICE…, USE_POLICY…), and `merge.json`: the version of ggufx, the base (name, revision of the Hub's cache,
 SHA-256 as in report.json), each adapter (name, method, factor, SHA-256, settings), what the base was rounded to
 (`--qlora-base`), how experts are packed, the type, and what `merge` of report.json says of an export.
+Repeated layers (`layer_replication`) are written as layers of their own, and a vision tower that training changed is
+merged too, both ways, wherever its projector is exported (docs/families.md); otherwise the tower is copied as it is.
 
 LoRA and trainable tokens are merged by rows, {merged} other methods by PEFT itself; {renamed}, with a row of its own.
 TINYLORA and UNILORA as PEFT saves them by default are refused, since what they need is not in the file: the table says

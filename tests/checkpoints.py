@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from adapters import adapted, load, quiet
 
-from exporter.checkpoint import Wish, write_checkpoint
-from exporter.run import open_run
+from exporter.checkpoint import Wish, with_changed_tower, write_checkpoint
+from exporter.merge import Merged
+from exporter.run import Run, open_run
 from exporter.source import open_source
 
 
 def write(adapter: Path, base: Path, out: Path, **wish: Any) -> dict[str, Any]:  # noqa: ANN401  (fields of Wish)
+    run, source = with_changed_tower(*opened(adapter, base))
+    return write_checkpoint(run, source, out, Wish(**wish), progress=lambda *_: None)
+
+
+def opened(adapter: Path, base: Path) -> tuple[Run, Merged]:
     run = open_run(adapter, base=str(base))
-    return write_checkpoint(run, open_source(run), out, Wish(**wish), progress=lambda *_: None)
+    return run, open_source(run)
 
 
 def state(folder: Path, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:

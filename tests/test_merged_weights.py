@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import finished, load, one_thread, source_of, train, write_adapter
-from checkpoints import of_peft, same, state, write
+from adapters import adapted, finished, load, one_thread, quiet, source_of, train, write_adapter
+from checkpoints import of_peft, opened, same, state, write
+from peft_cases import IDS
 from quantized_files import whole
 from safetensors.torch import load_file, save_file
 from tiny import make
 
 from converters.spec import EMBEDDING, HEAD
-from exporter.checkpoint import write_checkpoint
+from exporter.checkpoint import with_changed_tower, write_checkpoint
 from exporter.errors import MergeError
 from exporter.merge_check import check_merge
 from exporter.run import open_run
@@ -23,6 +24,10 @@ NAMES = ("llama", "llama-bias", "qwen2", "gemma3", "gemma3-vision", "gemma3-visi
 MIXED = ("mixtral", "mixtral-fused", "mixtral-experts", "qwen3moe-fused")
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 LINEAR = ["q_proj", "o_proj", "gate_proj", "down_proj"]
+SEEING = [
+    ("gemma3-vision", "q_proj"), ("gemma3-vision-v5", "fc1"), ("llama4-vision", "fc1"), ("mistral3", "q_proj"),
+    ("qwen2.5vl", "qkv"), ("qwen2.5vl-yarn", "gate_proj"), ("qwen3vl", "linear_fc1"), ("qwen3vlmoe", "qkv"),
+]  # fmt: skip
 TEXT_ONLY = {"exclude_modules": ".*vision.*"}
 
 
@@ -127,16 +132,46 @@ def test_a_part_that_is_left_out_is_copied_and_not_merged(bases: dict[str, Path]
     copied = {key: tensor for key, tensor in (tensors | odd).items() if not key.startswith("language_model.")}
     assert all(tensor.equal(after[key]) and tensor.dtype == after[key].dtype for key, tensor in copied.items())
     assert (tmp_path / "out" / "preprocessor_config.json").exists()
-    train(load(bases["gemma3-vision"]), tmp_path / "all", target_modules=["q_proj"])
-    with pytest.raises(MergeError, match=r"vision_tower\..* is of a part that is not merged"):
-        write(tmp_path / "all", base, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
 
 
-def test_replicated_layers_are_not_merged(bases: dict[str, Path], tmp_path: Path) -> None:
-    run = write_adapter(tmp_path / "run", bases["llama"], {}, layer_replication=[[0, 2], [1, 2]])
-    with pytest.raises(MergeError, match="layer_replication makes other layers than the base's"):
-        write(run, bases["llama"], tmp_path / "out")
+@pytest.mark.parametrize(("name", "trained"), SEEING)
+def test_a_trained_vision_tower_is_merged(name: str, trained: str, tmp_path: Path) -> None:
+    base, run, out = make(name, tmp_path / "base"), tmp_path / "run", tmp_path / "out"
+    train(load(base), run, target_modules=[trained, "o_proj"])
+    write(run, base, out)
+    assert same(state(out), of_peft(base, run))
+    found = with_changed_tower(*opened(run, base))
+    assert found[1].changes.left_out == ()
+    checked = check_merge(*found, lambda *_: None)
+    assert checked["status"] == "pass"
+    assert all(one["status"] == "pass" for one in checked["compared"])
+    assert any(one["weight"].startswith("vis") for one in checked["compared"])
+
+
+def test_a_trained_tower_without_names_is_refused(tmp_path: Path) -> None:
+    base = make("gemma3n", tmp_path / "base")
+    odd = "base_model.model.model.embed_vision.embedding_projection.lora_"
+    pair = {f"{odd}A.weight": torch.ones(4, 32), f"{odd}B.weight": torch.ones(64, 4)}
+    run = write_adapter(tmp_path / "run", base, pair)
+    with pytest.raises(MergeError, match=r"embed_vision\..* is of a part that is not merged"):
+        write(run, base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral-fused"])
+def test_repeated_layers_are_layers_of_their_own(name: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    train(load(bases[name]), run, target_modules=["q_proj", "o_proj"], layer_replication=[[0, 2], [1, 2], [0, 1]])
+    made = write(run, bases[name], out, dtype="f32")
+    layers = {key.split(".")[2] for key in load_file(out / "model.safetensors") if key.startswith("model.layers.")}
+    assert layers == {"0", "1", "2", "3"}
+    assert made["weights"] == len(open_source(open_run(out)).shapes())
+    assert same(finished(open_source(open_run(out))), finished(source_of(run, bases[name])))
+    # PEFT's merge adds what it has for a layer to all that share its weights; the live adapter is the truth.
+    with quiet(), torch.no_grad():
+        live = adapted(load(bases[name]), run)(IDS).logits
+        found = load(out)(IDS).logits
+    assert float((found - live).abs().max()) < 1e-4 * float(live.std())
 
 
 @pytest.mark.parametrize("way", ["fp8", "gptq", "nf4"])

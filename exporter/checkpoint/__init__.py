@@ -13,6 +13,8 @@ from exporter.checkpoint.record import RECORD, licences, record
 from exporter.checkpoint.write import Reading, write_shards, write_text
 from exporter.errors import OutputError
 from exporter.outputs import made_folder, replaced_when_done, require_files, require_space, scratch_folder
+from exporter.run.vision import with_tower
+from exporter.source import open_source
 from exporter.source.files import open_model
 from exporter.source.quantized import Dequantized
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from exporter.merge import Merged
     from exporter.run import Run
 
-__all__ = ["Wish", "write_checkpoint"]
+__all__ = ["Wish", "with_changed_tower", "write_checkpoint"]
 
 INDEX = "model.safetensors.index.json"
 Progress = Callable[[int, int], None]
@@ -79,10 +81,18 @@ def write_checkpoint(
         written = (*texts.values(), record(run, source, made, inputs))  # which holds what reading the rows told
         for file, text in zip(partial[len(shards) :], written, strict=True):
             write_text(file, text)
-        compared = prove(_as_named(scratch, folder, files, partial), tensors, source)
+        compared = prove(_as_named(scratch, folder, files, partial), tensors, run, source)
     names = [file.relative_to(folder).as_posix() for file in files]
     weights = len({part.weight for tensor in tensors for part in tensor.parts})
     return {"folder": str(folder), "files": names, "compared": compared, "weights": weights, **made}
+
+
+def with_changed_tower(run: "Run", source: "Merged") -> tuple["Run", "Merged"]:
+    """A run opened again with its vision tower, for a merge, where an adapter changes that and its names are known."""
+    if not source.changes.left_out:
+        return run, source
+    run = with_tower(run)
+    return run, open_source(run)
 
 
 def _texts(

@@ -31,7 +31,7 @@ def companions(run: "Run", source: "Merged", dtype: str) -> dict[str, bytes]:
             "are in another order. Export it, or give the model in Hugging Face's format."
         )
     config = read_json(run.base / "config.json")
-    files = {"config.json": _text(finished_config(config, source.shapes(), dtype, tied=source.tied))}
+    files = {"config.json": _text(finished_config(config, run, source, dtype))}
     for name, path in run.tokenizer_files.items():
         if name == "chat_template.json" and path.name != name:  # the base's tokenizer_config.json, for its template
             files |= _template(path)
@@ -43,15 +43,15 @@ def companions(run: "Run", source: "Merged", dtype: str) -> dict[str, bytes]:
     return files | {path.name: _bytes(path) for path in beside if path.is_file()}
 
 
-def finished_config(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: str, *, tied: bool
-) -> dict[str, Any]:
-    """The base's configuration as the finished weights make it: head, vocabulary, type; nothing about quantizing."""
+def finished_config(config: Mapping[str, Any], run: "Run", source: "Merged", dtype: str) -> dict[str, Any]:
+    """The base's configuration as the finished weights make it: head, vocabulary, layers, type; no quantizing."""
     named = config if "dtype" in config else {**config, "torch_dtype": None}
-    finished = _adjusted(named, tied=tied, dtype=dtype)
+    finished = _adjusted(named, tied=source.tied, dtype=dtype)
     text = config.get("text_config")
-    inner = _adjusted(text, tied=tied, dtype=dtype) if isinstance(text, Mapping) else finished
-    inner["vocab_size"] = shapes[EMBEDDING][0]
+    inner = _adjusted(text, tied=source.tied, dtype=dtype) if isinstance(text, Mapping) else finished
+    inner["vocab_size"] = source.shapes()[EMBEDDING][0]
+    if run.layers is not None:
+        inner["num_hidden_layers"] = len(run.layers)
     if inner is not finished:
         finished["text_config"] = inner
         if "vocab_size" in finished:

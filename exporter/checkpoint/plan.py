@@ -13,6 +13,7 @@ from exporter.errors import MergeError
 from exporter.source.files import open_model
 from exporter.source.names import Weight, spell
 from exporter.source.quantized import Dequantized, dequantized
+from exporter.source.replicated import in_layer_of, repeated
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
@@ -100,20 +101,23 @@ def lay_out(run: "Run", source: "Merged", dtype: str) -> tuple[Tensor, ...]:
         dtype: ``f32``, ``f16`` or ``bf16``, of all that are no part left out of an export.
 
     Raises:
-        MergeError: the adapter changes a part that is copied, or makes layers that the base does not have.
+        MergeError: the adapter changes a part that is copied.
     """
     _check_possible(run, source)
     files, shapes = base_files(run), source.shapes()
     words = files.words if isinstance(files, Dequantized) else ()
-    weights = spell(files.tensors, run.family, str(run.base), words=words).weights
+    weights = spell(files.tensors, run.names, str(run.base), words=words).weights
+    weights = {ours: weights[name] for ours, name in repeated(weights, run.layers).items()}
     stored: dict[str, dict[str, Weight]] = {}
     for ours, weight in weights.items():
-        stored.setdefault(weight.stored, {})[ours] = weight
+        stored.setdefault(in_layer_of(weight.stored, ours), {})[ours] = weight
     tensors = []
+    for name, made in stored.items():
+        shape = files.tensors[next(iter(made.values())).stored].shape
+        tensors += _made_of(Tensor(name, shape, DTYPES[dtype]), made, shapes)
+    copied = tuple(start for starts in run.family.left_out.values() for start in starts)
     for name, one in files.tensors.items():
-        if name in stored:
-            tensors += _made_of(Tensor(name, one.shape, DTYPES[dtype]), stored[name], shapes)
-        elif name.startswith(tuple(start for starts in run.family.left_out.values() for start in starts)):
+        if name not in stored and name.startswith(copied):
             tensors.append(Tensor(name, one.shape, DTYPES[dtype] if one.dtype in words else one.dtype))
     return (*tensors, *_beyond(set(shapes) - set(weights), shapes, run, DTYPES[dtype]))
 
@@ -123,13 +127,8 @@ def _check_possible(run: "Run", source: "Merged") -> None:
     if source.changes.left_out:
         raise MergeError(
             f"{run.adapters[0].weights}: {source.changes.left_out[0]} is of a part that is not merged "
-            f"({', '.join(run.family.left_out)}; {len(source.changes.left_out)} such tensors): a merged checkpoint "
+            f"({', '.join(run.names.left_out)}; {len(source.changes.left_out)} such tensors): a merged checkpoint "
             "would hold that part untrained. Merge the run with PEFT; `ggufx export` leaves the part out."
-        )
-    if run.layers is not None:
-        raise MergeError(
-            f"{run.adapters[0].folder / 'adapter_config.json'}: layer_replication makes other layers than the base's "
-            "config.json tells of, so there is no merged checkpoint of it. `ggufx export` takes such a run."
         )
 
 
@@ -142,7 +141,7 @@ def _made_of(stored: Tensor, weights: Mapping[str, Weight], shapes: Mapping[str,
         (ours,) = weights
         shape = shapes[ours][::-1] if first.turned else shapes[ours]
         return [replace(stored, shape=shape, parts=(Part(ours, 0, shapes[ours][0]),), turned=first.turned)]
-    rows = stored.shape[-1 if first.turned else -2]
+    rows = stored.shape[-1 if first.turned or len(stored.shape) == 1 else -2]
     places = {ours: (weight.expert or 0) * rows + weight.first_row for ours, weight in weights.items()}
     parts = tuple(
         Part(ours, places[ours], shapes[ours][0], weights[ours].step) for ours in sorted(places, key=places.__getitem__)

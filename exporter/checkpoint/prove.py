@@ -1,6 +1,7 @@
 """A merged checkpoint is opened again before it gets its name: as planned, and with the rows that were meant."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,10 @@ from exporter.source.files import open_model
 
 if TYPE_CHECKING:
     from exporter.merge import Merged
+    from exporter.run import Run
 
 
-def prove(folder: Path, tensors: Sequence[Tensor], source: "Merged") -> int:
+def prove(folder: Path, tensors: Sequence[Tensor], run: "Run", source: "Merged") -> int:
     """Open a merged checkpoint as a run, and compare a sample of its rows; of how many weights.
 
     The sample is the first and the last weight of each kind, and of each kind the first that training changed; of each
@@ -30,7 +32,7 @@ def prove(folder: Path, tensors: Sequence[Tensor], source: "Merged") -> int:
     wrong = next((name for name in {**planned, **found} if planned.get(name) != found.get(name)), None)
     if wrong is not None:
         raise ProofError(f"{wrong}: the file has it as {found.get(wrong)}, planned was {planned.get(wrong)}.")
-    opened = open_source(open_run(folder))
+    opened = open_source(replace(open_run(folder), tower=run.tower))
     # Rounded, an untied head may be the embedding again: it is stored all the same.
     shapes = opened.shapes() | ({HEAD: source.shapes()[HEAD]} if HEAD in source.shapes() else {})
     if shapes != source.shapes():

@@ -87,7 +87,7 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
     and merge.json, a record of the merge. With --check, how much every weight changed, and whether PEFT's own layers
     make the same of a sample of modules; the exit status is 1 where none of the sample could be compared.
     """
-    from exporter.checkpoint import Wish, write_checkpoint  # noqa: PLC0415  (slow to import)
+    from exporter.checkpoint import Wish, with_changed_tower, write_checkpoint  # noqa: PLC0415  (slow to import)
     from exporter.merge_check import check_merge, require_passed  # noqa: PLC0415
     from exporter.merge_check.show import render, render_written  # noqa: PLC0415
     from exporter.pipeline import hash_inputs, opened  # noqa: PLC0415
@@ -95,7 +95,7 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
     if check is (out is not None):
         raise click.UsageError("Give either --out DIR or --check.")
     with Steps(quiet=asked["quiet"]) as steps:
-        of, source = opened(run, options(asked))
+        of, source = with_changed_tower(*opened(run, options(asked)))
         if out is None:
             document = check_merge(of, source, partial(steps, "check"))
         else:

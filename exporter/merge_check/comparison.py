@@ -40,7 +40,7 @@ class Compared:
 
 def compare(run: "Run", source: "Merged", names: Sequence[str]) -> list[Compared]:
     """Changed weights, and those in the same layers of PEFT's, beside what PEFT makes of them."""
-    laid = [Laid(adapter, layer, run.family) for adapter, layer in zip(run.adapters, source.layers, strict=True)]
+    laid = [Laid(adapter, layer, run.names) for adapter, layer in zip(run.adapters, source.layers, strict=True)]
     compared: dict[str, Compared] = {}
     for name in names:
         if name not in compared:

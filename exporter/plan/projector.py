@@ -25,9 +25,9 @@ TABLES = ("v.position_embd.weight",)
 
 def of_text(run: "Run", shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The weights of the text model: all but the projector's."""
-    if run.vision is None:
+    if run.tower is None:
         return dict(shapes)
-    apart = of_projector(run.vision.projector.table, shapes)
+    apart = of_projector(run.tower.table, shapes)
     return {name: shape for name, shape in shapes.items() if name not in apart or name in (EMBEDDING, HEAD)}
 
 
@@ -41,12 +41,12 @@ def of_projector(table: Family, shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 def plan_projector(run: "Run", identity: Identity, shapes: Shapes) -> ProjectorPlan:
     """Every decision about the projector's file. PlanError where weights and config.json do not fit together."""
-    vision = run.vision
-    if vision is None:
+    tower, vision = run.tower, run.vision
+    if tower is None or vision is None:
         raise PlanError(f"{run.path}: no projector was asked for.")
-    table, config = vision.projector.table, vision.config
+    table, config = tower.table, vision.config
     tensors, zeros = lay_out(table, config, of_projector(table, shapes))
-    choices = {tensor.name: _choice(tensor, vision.level, vision.projector) for tensor in tensors}
+    choices = {tensor.name: _choice(tensor, vision.level, tower) for tensor in tensors}
     jobs = placed(tensors, [choices])
     metadata = {key: value for key, value in general(identity, run).items() if not key.startswith("general.sampling.")}
     metadata |= {"general.architecture": table.arch, "general.type": "mmproj"} | of_model(table, config)

@@ -94,13 +94,12 @@ class FourBit:
 
 @dataclass(frozen=True)
 class Vision:
-    """A projector that is to be written too: at what level, by which table, with what config.
+    """A projector that is to be written too: at what level, with what config.
 
     ``processor`` are the image processor's files, which say how the colours of an image become numbers.
     """
 
     level: str
-    projector: Projector
     config: Config
     warnings: tuple[str, ...]
     processor: tuple[Path, ...]
@@ -142,15 +141,17 @@ class Run:
     qlora_base: str = "full"
     """What the adapter is laid over: ``full``, the base as stored, or ``nf4``, rounded as ``four_bit`` says."""
 
+    tower: Projector | None = None
+    """By whose rows the vision tower's weights are named; None: they are left out."""
     vision: Vision | None = None
-    """The projector that was asked for too."""
+    """The projector's file that was asked for too."""
 
     @property
     def names(self) -> Family:
-        """By whose rows and layouts the weights are named: the family's, with the projector's where that is written."""
-        if self.vision is None:
+        """By whose rows and layouts the weights are named: the family's, and the vision tower's where that is read."""
+        if self.tower is None:
             return self.family
-        table, parts = self.vision.projector.table, self.vision.projector.parts
+        table, parts = self.tower.table, self.tower.parts
         kept = {part: starts for part, starts in self.family.left_out.items() if part not in parts}
         return replace(
             self.family,

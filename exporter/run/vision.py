@@ -1,4 +1,4 @@
-"""A run whose projector is to be written too."""
+"""A run whose vision tower is read too: for a merge, or for a projector's file."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 # Where both are there, the second's fields count; it holds the image processor's in a part of their own.
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 PART = "image_processor"
+
+
+def with_tower(run: Run) -> Run:
+    """The run with its vision tower's weights, where they are read by names of their own."""
+    return run if run.layers is not None else replace(run, tower=run.family.projector)
 
 
 def with_projector(run: Run, level: str) -> Run:
@@ -49,7 +54,7 @@ def with_projector(run: Run, level: str) -> Run:
         vision = {"rope_theta": rotation.get("rope_theta")} | vision
     outside = {f"{part}_{key}": value for part, fields in parts.items() for key, value in _plain(fields).items()}
     config, warnings = complete(outside | _tokens(run) | _plain(vision), projector.table, path)
-    return replace(run, vision=Vision(level, projector, config, warnings, processor))
+    return replace(run, tower=projector, vision=Vision(level, config, warnings, processor))
 
 
 def _plain(fields: object) -> dict[str, object]:

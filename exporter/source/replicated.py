@@ -1,6 +1,7 @@
 """A model whose layers are the base's in another order, some of them several times (PEFT's ``layer_replication``)."""
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,19 +14,31 @@ if TYPE_CHECKING:
 LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
 
 
+def repeated(names: Iterable[str], layers: tuple[int, ...] | None) -> dict[str, str]:
+    """The names of a model whose layer k is the base's layer ``layers[k]``, each with the base's; None: as they are."""
+    of_base: dict[str, str] = {}
+    for name in names:
+        found = LAYER.search(name) if layers is not None else None
+        if found is None or layers is None:
+            of_base[name] = name
+        else:
+            again = [k for k, layer in enumerate(layers) if layer == int(found[0])]
+            of_base |= {LAYER.sub(str(k), name, count=1): name for k in again}
+    return of_base
+
+
+def in_layer_of(name: str, other: str) -> str:
+    """A name with another name's number of a layer, where both have one."""
+    found = LAYER.search(other)
+    return name if found is None else LAYER.sub(found[0], name, count=1)
+
+
 class Replicated:
     """A checkpoint by other layers' names: layer k is the base's layer ``layers[k]``."""
 
     def __init__(self, base: "Base", layers: tuple[int, ...]) -> None:
         self._base = base
-        self._names: dict[str, str] = {}
-        for name in base.shapes():
-            found = LAYER.search(name)
-            if found is None:
-                self._names[name] = name
-            else:
-                again = [k for k, layer in enumerate(layers) if layer == int(found[0])]
-                self._names |= {LAYER.sub(str(k), name, count=1): name for k in again}
+        self._names = repeated(base.shapes(), layers)
         self.left_out = base.left_out
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
