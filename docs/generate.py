@@ -80,7 +80,8 @@ SHA-256 as in report.json), each adapter (name, method, factor, SHA-256, setting
 Repeated layers (`layer_replication`) are written as layers of their own, and a vision tower that training changed is
 merged too, both ways, wherever its projector is exported (docs/families.md); otherwise the tower is copied as it is.
 
-LoRA and trainable tokens are merged by rows, {merged} other methods by PEFT itself; {renamed}, with a row of its own.
+LoRA and trainable tokens are merged by rows, {merged} other methods by PEFT itself; {renamed},
+with a row of its own.
 TINYLORA and UNILORA as PEFT saves them by default are refused, since what they need is not in the file: the table says
 what must be set before training.
 

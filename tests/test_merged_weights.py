@@ -148,12 +148,15 @@ def test_a_trained_vision_tower_is_merged(name: str, trained: str, tmp_path: Pat
     assert any(one["weight"].startswith("vis") for one in checked["compared"])
 
 
-def test_a_trained_tower_without_names_is_refused(tmp_path: Path) -> None:
-    base = make("gemma3n", tmp_path / "base")
-    odd = "base_model.model.model.embed_vision.embedding_projection.lora_"
+@pytest.mark.parametrize(
+    ("name", "module"), [("gemma3n", "embed_vision.embedding_projection"), ("qwen2vl", "visual.blocks.0.mlp.fc1")]
+)
+def test_a_trained_tower_without_names_is_refused(name: str, module: str, tmp_path: Path) -> None:
+    base = make(name, tmp_path / "base")
+    odd = f"base_model.model.model.{module}.lora_"
     pair = {f"{odd}A.weight": torch.ones(4, 32), f"{odd}B.weight": torch.ones(64, 4)}
     run = write_adapter(tmp_path / "run", base, pair)
-    with pytest.raises(MergeError, match=r"embed_vision\..* is of a part that is not merged"):
+    with pytest.raises(MergeError, match=rf"{module}.* is of a part that is not merged"):
         write(run, base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -11,9 +11,9 @@ from exporter.checkpoint.plan import Shard, base_files, in_shards, index, lay_ou
 from exporter.checkpoint.prove import prove
 from exporter.checkpoint.record import RECORD, licences, record
 from exporter.checkpoint.write import Reading, write_shards, write_text
-from exporter.errors import OutputError
+from exporter.errors import OutputError, SourceError
 from exporter.outputs import made_folder, replaced_when_done, require_files, require_space, scratch_folder
-from exporter.run.vision import with_tower
+from exporter.run import with_tower
 from exporter.source import open_source
 from exporter.source.files import open_model
 from exporter.source.quantized import Dequantized
@@ -89,10 +89,11 @@ def write_checkpoint(
 
 def with_changed_tower(run: "Run", source: "Merged") -> tuple["Run", "Merged"]:
     """A run opened again with its vision tower, for a merge, where an adapter changes that and its names are known."""
-    if not source.changes.left_out:
-        return run, source
-    run = with_tower(run)
-    return run, open_source(run)
+    if source.changes.left_out:
+        seeing = with_tower(run)
+        with suppress(SourceError):  # a tower of another version, which stays left out
+            return seeing, open_source(seeing)
+    return run, source
 
 
 def _texts(

@@ -3,6 +3,6 @@
 from exporter.run.folder import config_file
 from exporter.run.open import open_run
 from exporter.run.values import Adapter, Asked, Run, Vision
-from exporter.run.vision import with_projector
+from exporter.run.vision import with_projector, with_tower
 
-__all__ = ["Adapter", "Asked", "Run", "Vision", "config_file", "open_run", "with_projector"]
+__all__ = ["Adapter", "Asked", "Run", "Vision", "config_file", "open_run", "with_projector", "with_tower"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from converters.spec import EMBEDDING, HEAD
+from converters.spec import HEAD
 from exporter.errors import MergeError
 from exporter.merge.qlora import by_layer, warning
 from exporter.source.checkpoint import open_checkpoint
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
 ROUTER = re.compile(r"\.(?:block_sparse_moe|mlp)\.gate\.weight")
+NOT_LINEAR = re.compile(r"[._](?:embed(?:ding|_tokens\w*)?|wpe|norm)\.weight$|\.mlp\.router\.weight$")
+"""Matrices of other modules than linear ones in every version: embeddings, norms by heads, the router of gpt-oss."""
+PLAIN_ROUTERS = ("deepseek", "deepseek2")
+"""Architectures whose routers are no linear modules in any version."""
+FUSED_EXPERTS = ("gpt-oss", "granitemoe", "llama4", "qwen3vlmoe")
+"""Architectures whose experts are none in any version, but where a trainer takes them apart."""
 Progress = Callable[[int, int], None]
 MATRIX = 2
 FUSED = 5
@@ -60,12 +66,11 @@ def quantized(shapes: Mapping[str, tuple[int, ...]], run: "Run") -> tuple[frozen
     version = settings.transformers if settings is not None else None
     skipped = settings.skipped if settings is not None else None
     matrices = [name for name, shape in shapes.items() if len(shape) == MATRIX and name.endswith(".weight")]
-    of_experts = {name for name in matrices if EXPERT.search(name) or ROUTER.search(name)}
-    linear = _experts_are_linear(run) if of_experts else True
+    told = _told_by_adapters(run) if any(map(EXPERT.search, matrices)) else None
     found: dict[bool | None, set[str]] = {True: set(), False: set(), None: set()}
     for name in matrices:
         stays = _is_skipped(name, skipped, version)
-        is_linear = linear if name in of_experts else name != EMBEDDING
+        is_linear = _is_linear(name, run.family.arch, told, version)
         known = False if stays or is_linear is False else None if stays is None or is_linear is None else True
         found[known].add(name)
     return frozenset(found[True]), frozenset(found[None])
@@ -145,15 +150,31 @@ def _is_skipped(name: str, skipped: tuple[str, ...] | None, version: int | None)
     return since if version is None or version >= FUSED else before
 
 
-def _experts_are_linear(run: "Run") -> bool | None:
-    """Whether experts were linear modules in training, which they are before transformers 5; None: not known.
+def _is_linear(name: str, arch: str, told: bool | None, version: int | None) -> bool | None:  # noqa: FBT001
+    """Whether the module of a matrix was a linear one in training; None: not known.
 
-    By the adapters: their tensors are of experts one by one, or of fused parameters; else by the version in the card.
+    ``told`` is what the adapters tell of experts, ``version`` that of transformers.
+    """
+    expert, router = EXPERT.search(name), ROUTER.search(name)
+    if NOT_LINEAR.search(name) or (router and arch in PLAIN_ROUTERS):
+        return False
+    if not expert and not router:
+        return True
+    if told is not None and (expert or arch not in FUSED_EXPERTS):
+        return told
+    if expert and arch in FUSED_EXPERTS:
+        return False
+    return None if version is None else version < FUSED
+
+
+def _told_by_adapters(run: "Run") -> bool | None:
+    """Whether experts, and routers with them, were linear modules in training; None: the adapters do not tell.
+
+    Their tensors are of experts one by one, or of fused parameters.
     """
     for adapter in run.adapters:
         if adapter.config.get("target_parameters"):
             return False
         if any(EXPERT.search(name) for name in open_file(adapter.weights, integers=True).tensors):
             return True
-    version = run.four_bit.transformers if run.four_bit is not None else None
-    return None if version is None else version < FUSED
+    return None
