@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters import load, one_thread, quiet, source_of, train, write_adapter
+from adapters import (
+    by_our_names,
+    finished,
+    largest_excess,
+    load,
+    merged,
+    one_thread,
+    quiet,
+    source_of,
+    train,
+    write_adapter,
+)
 from exported import COMMAND, change_json
 from peft_cases import CASES
 from peft_cases import train as train_other
@@ -192,3 +203,25 @@ def test_parameters_are_trained_in_layers_that_are_not_listed(tmp_path: Path) ->
     changed = set(source_of(run, base).changes.by_weight)
     assert {name.split(".")[2] for name in changed if ".experts." in name} == {"0", "1"}
     assert {name.split(".")[2] for name in changed if "q_proj" in name} == {"0"}
+
+
+def test_ranks_decide_between_patterns_that_match_one_module(llama: Path, tmp_path: Path) -> None:
+    first = {"o_proj": 2, r"layers\.1\.self_attn\.\w_proj": 3}  # PEFT goes by the first, and saves them sorted
+    train(load(llama), tmp_path, target_modules=["q_proj", "o_proj"], rank_pattern=first)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert list(config["rank_pattern"]) == sorted(first) != list(first)
+    found = finished(source_of(tmp_path, llama))
+    change_json(tmp_path / "adapter_config.json", rank_pattern={"o_proj": 2, r"layers\.1\.self_attn\.q_proj": 3})
+    expected = merged(load(llama), tmp_path)
+    assert largest_excess(found, expected, by_our_names(load(llama).state_dict())) <= 1
+
+
+def test_two_alphas_of_one_module_are_refused(llama: Path, tmp_path: Path) -> None:
+    patterns = {"o_proj": 2, r"layers\.1\.self_attn\.\w_proj": 3}
+    train(load(llama), tmp_path, target_modules=["q_proj", "o_proj"], alpha_pattern=patterns)
+    message = r"alpha_pattern says 3 and 2 of model\.layers\.1\.self_attn\.o_proj: several of its patterns match"
+    with pytest.raises(MergeError, match=message):
+        source_of(tmp_path, llama)
+    change_json(tmp_path / "adapter_config.json", alpha_pattern=dict.fromkeys(patterns, 3))
+    expected = merged(load(llama), tmp_path)
+    assert largest_excess(finished(source_of(tmp_path, llama)), expected, by_our_names(load(llama).state_dict())) <= 1

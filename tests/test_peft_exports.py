@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from adapters import adapted, by_our_names, finished, largest_excess, load, merged, one_thread, quiet, source_of, train
-from exported import written
+from exported import planned, written
 from peft_cases import CASES, IDS, Case, case
 from peft_cases import train as train_other
 from tiny import make
 
 from converters.spec import EMBEDDING
-from exporter.errors import MergeError
+from exporter.errors import PlanError
 from exporter.report.changed import changed_weights
 
 __all__ = ["one_thread"]
@@ -46,8 +46,8 @@ def test_a_method_on_a_tied_head_unties_it_as_the_live_adapter_does(name: str, t
 def test_a_graph_without_a_head_says_that_it_cannot_hold_one(tmp_path: Path) -> None:
     base = make("gemma", tmp_path / "base")
     run = train_other(case("LOHA", "gemma", target_modules=["lm_head"]), base, tmp_path / "run")
-    with pytest.raises(MergeError, match=r"its head differs from its embedding, and llama\.cpp's graph of gemma has"):
-        source_of(run, base)
+    with pytest.raises(PlanError, match=r"its head differs from its embedding, and llama\.cpp's graph of gemma has"):
+        planned(run, "f16", base=str(base))
 
 
 THREADED: dict[str, Case | dict[str, Any]] = {

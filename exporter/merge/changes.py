@@ -160,11 +160,11 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
     if fused is None:  # PEFT finds parameters by target_parameters alone
         check_layer(given.config, module, given.path)
         check_target(given.config, module, given.path)
-    rank, scale = rank_and_scale(given.config, fused or module, given.path)
     _check_pair(a, b, given)
     _check_magnitude(a, magnitude, given)
-    ranks = (given.shapes[a][0], given.shapes[b][-1])
-    expected = _tied_rank(module, modules.values(), given) or rank
+    ranks, tied = (given.shapes[a][0], given.shapes[b][-1]), _tied_rank(module, modules.values(), given)
+    rank, scale = rank_and_scale(given.config, fused or module, given.path, None if fused or tied else ranks[0])
+    expected = tied or rank
     if ranks != (expected, expected) and not (fused and given.split(fused)):
         raise MergeError(
             f"{given.path}: {module} has rank {ranks[0]} by its tensors, {expected} by adapter_config.json "

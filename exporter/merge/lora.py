@@ -51,14 +51,19 @@ def check_config(config: Mapping[str, object], path: Path) -> None:
             )
 
 
-def rank_and_scale(config: Mapping[str, object], module: str, path: Path) -> tuple[int, float]:
+def rank_and_scale(
+    config: Mapping[str, object], module: str, path: Path, stored: int | None = None
+) -> tuple[int, float]:
     """The rank and the factor of B·A of one module.
 
-    The first key of ``rank_pattern`` and of ``alpha_pattern`` that matches the module's name, or a dotted ending of it,
+    A key of ``rank_pattern`` and of ``alpha_pattern`` that matches the module's name, or a dotted ending of it,
     replaces ``r`` and ``lora_alpha`` (PEFT's ``get_pattern_key``); the factor is alpha / r, or alpha / sqrt(r) with
-    rsLoRA (arXiv 2312.03732).
+    rsLoRA (arXiv 2312.03732). ``stored`` is the tensors' rank, where they tell: it decides between several keys.
     """
-    rank = matched(config, "rank_pattern", module, config.get("r"))
+    if stored in every_match(config, "rank_pattern", module):
+        rank: object = stored
+    else:
+        rank = matched(config, "rank_pattern", module, config.get("r"))
     alpha = matched(config, "alpha_pattern", module, config.get("lora_alpha"))
     if not isinstance(rank, int) or rank < 1 or not is_number(alpha):
         raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
@@ -168,18 +173,32 @@ def _names(listed: object, module: str) -> bool | None:
 
 
 def matched(config: Mapping[str, object], field: str, module: str, default: object) -> object:
-    """What a field of patterns says of a module (PEFT's ``get_pattern_key``): the first that matches, or the default.
+    """What a field of patterns says of a module (PEFT's ``get_pattern_key``), or the default.
 
-    MergeError for no patterns, or one that may take for ever.
+    MergeError for no patterns, one that may take for ever, or several that say different things: PEFT goes by the first
+    in the order they were given, and saves them sorted (its ``PeftConfigMixin.save_pretrained``).
     """
+    found = every_match(config, field, module)
+    if len(set(map(str, found))) > 1:
+        raise MergeError(
+            f"adapter_config.json: {field} says {' and '.join(map(shown, found))} of {module}: several of its patterns "
+            "match. Training went by the one that was given first, and PEFT saves them sorted, so which that was is "
+            "not in the file. Change the others so that they do not match this module."
+        )
+    return found[0] if found else default
+
+
+def every_match(config: Mapping[str, object], field: str, module: str) -> list[object]:
+    """What each key of a field of patterns that matches a module says of it. MergeErrors as of ``matched``."""
     patterns = config.get(field) or {}
     if not isinstance(patterns, Mapping):
         raise MergeError(f"adapter_config.json: {field} is {patterns!r}, expected an object.")
+    found = []
     for key, value in patterns.items():
         _check_pattern(key, field, len(module))
         if _pattern(key).match(module):
-            return value
-    return default
+            found.append(value)
+    return found
 
 
 @cache

@@ -43,6 +43,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         source: the finished weights, of which only names, shapes and stored types are asked.
         wishes: what is to happen beside.
     """
+    _check_head(run, source)
     shapes = of_text(run, every := source.shapes())
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors, zeros = lay_out(run.family, config, shapes)
@@ -74,6 +75,15 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         projector=plan_projector(run, identity, every) if run.vision else None,
     )
     return plan if wishes.fallbacks else _without_fallbacks(plan)
+
+
+def _check_head(run: "Run", source: "Merged") -> None:
+    """PlanError for a head of its own that the family's graph cannot hold."""
+    if not source.tied and run.family.head == "never":
+        raise PlanError(
+            f"{run.path}: its head differs from its embedding, and llama.cpp's graph of {run.family.arch} has only one "
+            "tensor for both. Train embedding and head alike (PEFT: ensure_weight_tying), or neither."
+        )
 
 
 def _metadata(

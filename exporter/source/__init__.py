@@ -136,16 +136,11 @@ def _check_ensured(changes: "Changes", adapter: "Adapter") -> None:
 
 
 def _check_head(source: Merged, run: "Run") -> None:
-    """Refuse a head that the family's graph cannot hold, and a model that lost the head it needs."""
+    """SourceError for a model that lost the head it needs."""
     change = source.changes.by_weight.get(HEAD)
     lacking = HEAD not in source.stored() and (change is None or change.replaced_by is None)
     if lacking and run.config.get("tie_word_embeddings") is False:
         raise SourceError(
             f"{run.base}: holds no {HEAD}, and config.json says that it is not the embedding (tie_word_embeddings is "
             "false). The checkpoint is incomplete: save it again with its head."
-        )
-    if not source.tied and run.family.head == "never":
-        raise MergeError(
-            f"{run.path}: its head differs from its embedding, and llama.cpp's graph of {run.family.arch} has only one "
-            "tensor for both. Train embedding and head alike (PEFT: ensure_weight_tying), or neither."
         )
