@@ -69,7 +69,7 @@ def fp8(settings: Settings, weight: torch.Tensor) -> tuple[dict[str, torch.Tenso
     return made, back
 
 
-PLAIN = {"embed_tokens", "lm_head", "gate"}
+PLAIN = {"embed_tokens", "lm_head", "gate", "wte", "wpe"}
 
 
 def as_fp8(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -115,15 +115,20 @@ WHOLE: dict[str, tuple[Callable[..., Any], Settings, str]] = {
 
 
 def whole(model: str, way: str, folder: Path, *, dtype: Dtype = "float32") -> tuple[Path, dict[str, torch.Tensor]]:
-    """A tiny model with its linear layers stored quantized, and its weights as they are dequantized."""
+    """A tiny model with its linear layers stored quantized, and its weights as they are dequantized.
+
+    GPT-2's Conv1D is quantized as the linear layer that it is replaced by, (outputs, inputs).
+    """
     make(model, folder, dtype=dtype)
     made, expected = {}, {}
     quantize, settings, _ = WHOLE[way]
+    conv1d = model.startswith("gpt2")
     for name, weight in load_file(folder / "model.safetensors").items():
         made[name] = expected[name] = weight
         if weight.ndim == 2 and not PLAIN & set(name.split(".")):
             del made[name]
-            parts, expected[name] = quantize(name, weight.float())
+            parts, back = quantize(name, (weight.T.contiguous() if conv1d else weight).float())
+            expected[name] = back.T.contiguous() if conv1d else back
             made |= parts
     save_file({name: part.contiguous() for name, part in made.items()}, folder / "model.safetensors", {"format": "pt"})
     change_json(folder / "config.json", quantization_config=settings)

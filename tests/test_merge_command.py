@@ -20,7 +20,7 @@ from tiny import make
 from exporter.checkpoint.plan import Part, Shard, Tensor
 from exporter.checkpoint.write import Reading, pieces, slices, write_shards
 from exporter.cli import cli
-from exporter.errors import GgufxError, OutputError, ProofError, RunError, WeightError
+from exporter.errors import GgufxError, OutputError, PlanError, ProofError, RunError, WeightError
 from exporter.run import open_run
 
 __all__ = ["one_thread"]
@@ -210,3 +210,14 @@ def test_the_command(bases: dict[str, Path], tmp_path: Path) -> None:
     assert isinstance(command(tmp_path / "nothing", "--check").exception, GgufxError)
     with pytest.raises(RunError):
         open_run(out, base=str(bases["llama"]))
+
+
+def test_weights_that_config_json_denies_are_refused(tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    run = train(load(base), tmp_path / "run", target_modules=["q_proj"])
+    change_json(base / "config.json", intermediate_size=96)
+    for words in (("--out", tmp_path / "out"), ("--check",)):
+        refused = command(run, "--base", base, "--quiet", *words)
+        assert isinstance(refused.exception, PlanError)
+        assert "(160, 64)" in str(refused.exception) or "[160, 64]" in str(refused.exception)
+    assert not (tmp_path / "out").exists()

@@ -116,8 +116,8 @@ def test_modules_that_stay(entry: str, before: bool, since: bool) -> None:  # no
     name, shape = "model.layers.0.mlp.up_proj.weight", (160, 64)
     for version, stays in ((4, before), (5, since), (None, before if before == since else None)):
         four_bit = FourBit(skipped=(entry,), transformers=version)
-        run: Any = SimpleNamespace(four_bit=four_bit, adapters=(), family=SimpleNamespace(arch="llama"))
-        names, undecided = rounded_weights({name: shape, "model.norm.weight": (64,)}, run)
+        run: Any = SimpleNamespace(four_bit=four_bit, adapters=(), config={}, family=SimpleNamespace(arch="llama"))
+        names, undecided = rounded_weights({name: shape, "model.norm.weight": (64,)}, run, {})
         assert (name in names, name in undecided) == (stays is False, stays is None), version
 
 

@@ -236,6 +236,14 @@ def test_gptq_modules_that_are_left_plain(tmp_path: Path) -> None:
     }
 
 
+def test_awq_as_gptqmodel_writes_its_settings(tmp_path: Path) -> None:
+    names = [file.stem for file in GOLDEN if file.stem.startswith("awq")]
+    tensors, case = case_of(names[0])
+    written = {"method": "awq", "checkpoint_format": "gemm", "pack_dtype": "int32", "lm_head": False, "dynamic": None}
+    plain = dequantize(tensors, case["settings"], tmp_path)
+    assert dequantize(tensors, case["settings"] | written, tmp_path).equal(plain)
+
+
 def test_scales_for_each_row_may_be_a_vector(tmp_path: Path) -> None:
     weight, scales = random(48, 32).to(torch.float8_e4m3fn), random(48).abs()
     files = stored({"x.weight": weight, "x.weight_scale_inv": scales}, {"quant_method": "fp8"}, tmp_path)

@@ -4,16 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import finished, largest_excess, load, merged, source_of, train
-from exported import planned, tensors, written
+from adapters import PAIR, finished, largest_excess, load, merged, source_of, train, write_adapter
+from checkpoints import write
+from exported import change_json, planned, tensors, written
 from quantized_files import WHOLE, case_of, dequantize, whole
 from safetensors.torch import load_file, save_file
 from tiny import make
 
+from exporter.errors import SourceError
 from exporter.run import open_run
 from exporter.source import open_source
 from exporter.source.files import TensorFiles, open_model
 from exporter.source.quantized import dequantized
+
+MODULE = "base_model.model.transformer.h.0.attn.c_proj"
+C_PROJ = dict.fromkeys(PAIR) | {
+    f"{MODULE}.lora_A.weight": 0.1 * torch.arange(4 * 64.0).reshape(4, 64) / 64,
+    f"{MODULE}.lora_B.weight": torch.linspace(-1, 1, 64 * 4).reshape(64, 4),
+}
 
 
 @pytest.mark.parametrize("way", WHOLE)
@@ -36,14 +44,33 @@ def test_a_base_is_what_transformers_loads(tmp_path: Path) -> None:
     assert all(state[name].equal(weight) for name, weight in expected.items())
 
 
-@pytest.mark.parametrize("way", WHOLE)
-def test_an_export_is_that_of_the_dequantized_weights(way: str, tmp_path: Path) -> None:
-    folder, expected = whole("llama", way, tmp_path / "stored")
-    plain = make("llama", tmp_path / "plain")
+@pytest.mark.parametrize(("model", "way"), [*(("llama", way) for way in WHOLE), ("gpt2", "nf4"), ("gpt2", "gptq")])
+def test_an_export_is_that_of_the_dequantized_weights(model: str, way: str, tmp_path: Path) -> None:
+    folder, expected = whole(model, way, tmp_path / "stored")
+    plain = make(model, tmp_path / "plain")
     save_file({name: weight.contiguous() for name, weight in expected.items()}, plain / "model.safetensors")
     files = [written(run, run / "out", ("f32", "q8_0"))[1] for run in (folder, plain)]
     for level in ("f32", "q8_0"):
         assert tensors(files[0][level]) == tensors(files[1][level])
+
+
+@pytest.mark.parametrize("way", ["nf4", "gptq"])
+def test_a_quantized_conv1d_is_merged_as_the_base_would_hold_it_plain(way: str, tmp_path: Path) -> None:
+    folder, expected = whole("gpt2", way, tmp_path / "stored")
+    made = write_adapter(tmp_path / "run", folder, C_PROJ, target_modules=["h.0.attn.c_proj"])
+    write(made, folder, tmp_path / "out", dtype="f32")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == {name for name in expected if not name.endswith(".attn.bias")}
+    trained = "transformer.h.0.attn.c_proj.weight"
+    assert all(found[name].equal(expected[name]) == (name != trained) for name in found)
+    change = (C_PROJ[f"{MODULE}.lora_B.weight"] @ C_PROJ[f"{MODULE}.lora_A.weight"]).T
+    assert torch.allclose(found[trained], expected[trained] + 2 * change, atol=1e-6)
+
+
+def test_a_conv1d_of_another_kind_is_refused(tmp_path: Path) -> None:
+    folder, _ = whole("gpt2", "fp8", tmp_path)
+    with pytest.raises(SourceError, match=r"c_attn.weight: is stored as fp8 .* which axis of such a Conv1D"):
+        open_source(open_run(folder))
 
 
 def test_the_reference_is_in_f16_only_where_all_is_stored_so(tmp_path: Path) -> None:
@@ -72,6 +99,13 @@ def test_without_settings_nothing_changes(tmp_path: Path) -> None:
     files = open_model(make("llama", tmp_path))
     assert dequantized(files, None, "base") is files
     assert isinstance(files, TensorFiles)
+
+
+def test_settings_of_compressed_tensors_that_left_the_weights_plain(tmp_path: Path) -> None:
+    base = make("llama", tmp_path)
+    settings = {"quant_method": "compressed-tensors", "config_groups": {}, "format": "dense"}
+    change_json(base / "config.json", quantization_config=settings | {"quantization_status": "frozen"})
+    assert open_source(open_run(base)).dtypes() == {"F32"}
 
 
 def test_parts_may_lie_in_different_shards(tmp_path: Path) -> None:

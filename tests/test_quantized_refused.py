@@ -81,6 +81,12 @@ def test_schemes_that_are_not_read(change: Settings, message: str, tmp_path: Pat
     refused("ct_int4", tmp_path, message, settings={"config_groups": groups})
 
 
+def test_a_target_that_is_no_pattern(tmp_path: Path) -> None:
+    groups = case_of("ct_int4")[1]["settings"]["config_groups"]
+    groups["group_0"]["targets"] = ["re:("]
+    refused("ct_int4", tmp_path, r"targets holds 're:\(', no regular expression", settings={"config_groups": groups})
+
+
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     for file in GOLDEN:
         tensors, case = case_of(file.stem)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
 from exporter.source.files import open_model
-from exporter.source.names import Weight, spell
+from exporter.source.names import Weight, is_turned, spell
 from exporter.source.quantized import Dequantized, dequantized
 from exporter.source.replicated import in_layer_of, repeated
 
@@ -114,7 +114,8 @@ def lay_out(run: "Run", source: "Merged", dtype: str) -> tuple[Tensor, ...]:
     tensors = []
     for name, made in stored.items():
         shape = files.tensors[next(iter(made.values())).stored].shape
-        tensors += _made_of(Tensor(name, shape, DTYPES[dtype]), made, shapes)
+        turned = is_turned(name, run.names)  # also where it was quantized, as a linear module
+        tensors += _made_of(Tensor(name, shape, DTYPES[dtype], turned=turned), made, shapes)
     copied = tuple(start for starts in run.family.left_out.values() for start in starts)
     for name, one in files.tensors.items():
         if name not in stored and name.startswith(copied):
@@ -139,8 +140,8 @@ def _made_of(stored: Tensor, weights: Mapping[str, Weight], shapes: Mapping[str,
     first = next(iter(weights.values()))
     if len(weights) == 1 and first.expert is None:
         (ours,) = weights
-        shape = shapes[ours][::-1] if first.turned else shapes[ours]
-        return [replace(stored, shape=shape, parts=(Part(ours, 0, shapes[ours][0]),), turned=first.turned)]
+        shape = shapes[ours][::-1] if stored.turned else shapes[ours]
+        return [replace(stored, shape=shape, parts=(Part(ours, 0, shapes[ours][0]),))]
     rows = stored.shape[-1 if first.turned or len(stored.shape) == 1 else -2]
     places = {ours: (weight.expert or 0) * rows + weight.first_row for ours, weight in weights.items()}
     parts = tuple(

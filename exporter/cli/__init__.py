@@ -91,11 +91,13 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
     from exporter.merge_check import check_merge, require_passed  # noqa: PLC0415
     from exporter.merge_check.show import render, render_written  # noqa: PLC0415
     from exporter.pipeline import hash_inputs, opened  # noqa: PLC0415
+    from exporter.plan import check_weights  # noqa: PLC0415
 
     if check is (out is not None):
         raise click.UsageError("Give either --out DIR or --check.")
     with Steps(quiet=asked["quiet"]) as steps:
         of, source = with_changed_tower(*opened(run, options(asked)))
+        check_weights(of, source.shapes())
         if out is None:
             document = check_merge(of, source, partial(steps, "check"))
         else:

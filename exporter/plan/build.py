@@ -10,11 +10,12 @@ from exporter.header import header
 from exporter.plan.jobs import placed, size
 from exporter.plan.metadata import Identity, general, harmless, identify, of_model
 from exporter.plan.projector import of_text, plan_projector
-from exporter.plan.tensors import Tensor, lay_out
+from exporter.plan.tensors import Shapes, Tensor, lay_out
 from exporter.plan.values import Job, Output, Plan, Value, padded
 from exporter.profiles import Choice, Facts, Profile, choose_types, load_profile
 from exporter.tokenizer import count_tokens, find_tokenizer_files, read_files, read_tokenizer
-from exporter.tokenizer.made import with_tokenizer_json
+from exporter.tokenizer.files import of_tokens
+from exporter.tokenizer.made import is_made, with_tokenizer_json
 from exporter.vocabulary import Ledger, check, weigh
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
     return plan if wishes.fallbacks else _without_fallbacks(plan)
 
 
+def check_weights(run: "Run", shapes: Shapes) -> None:
+    """PlanError where finished weights are not those of config.json: one is missing, of another shape, or too many."""
+    text = of_text(run, shapes)
+    text = {name: shape for name, shape in text.items() if name != HEAD or run.family.head != "never"}
+    lay_out(run.family, dict(run.config) | {"vocab_size": text[EMBEDDING][0]}, text)
+
+
 def _check_head(run: "Run", source: "Merged") -> None:
     """PlanError for a head of its own that the family's graph cannot hold."""
     if not source.tied and run.family.head == "never":
@@ -100,7 +108,8 @@ def _vocabulary(run: "Run", source: "Merged", files: "TokenizerFiles") -> Ledger
     counts = source.rows()
     base = with_tokenizer_json(find_tokenizer_files(run.base)) if run.adapters else None
     size = run.config.get("vocab_size")
-    own = not run.adapters or run.tokenizer_files["tokenizer.json"].parent != run.base
+    found = [file for file in of_tokens(run.tokenizer_files) if not is_made(file)]
+    own = not run.adapters or any(file.parent != run.base for file in found)
     tokens = replace(count_tokens(files, counts.rows, base), own=own)
     ledger = weigh(replace(counts, tokens=tokens, config=size if isinstance(size, int) else None))
     check(ledger, run.path)

@@ -26,6 +26,10 @@ class Checkpoint:
         """Each weight's shape, by our name."""
         return {name: weight.shape for name, weight in self._weights.items()}
 
+    def stored(self) -> dict[str, str]:
+        """The tensor that each weight lies in, as the files call it, by our name."""
+        return {name: weight.stored for name, weight in self._weights.items()}
+
     def dtypes(self) -> set[str]:
         """The types the weights are stored in: safetensors' names, or words such as ``nf4 (bitsandbytes)``."""
         return {weight.dtype for weight in self._weights.values()}

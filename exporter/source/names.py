@@ -13,6 +13,8 @@ from exporter.source.files import FLOATS, Stored, Within
 
 WRAPPERS = re.compile(r"\.(?:modules_to_save|original_module)(?:\.\w+(?=\.weight$))?|\.base_layer")
 """What PEFT puts into the names of the copies that it saves."""
+LINEAR = ("(bitsandbytes)", "(GPTQ)")
+"""Schemes, as types name them, that quantize a Conv1D as a linear module."""
 MOST_EXPERTS = 2**16
 """More than any model has; so many names are made of one stored tensor."""
 
@@ -234,7 +236,18 @@ def _seen_otherwise(family: Family) -> set[str]:
 
 
 def _placed(form: str | View, tensor: Stored, width: int) -> str | View:
-    """A view that says whether its matrix is turned over, where the model's width tells; SourceError if it does not."""
+    """A view that says whether its matrix is turned over, where the model's width tells; SourceError if it does not.
+
+    A Conv1D is quantized as the linear module that replaces it, which holds its matrix as others do (transformers'
+    ``Bnb4bitQuantize``; GPTQModel's ``pack``).
+    """
+    if _is_conv1d(form) and tensor.dtype not in FLOATS:
+        if not tensor.dtype.endswith(LINEAR):
+            raise SourceError(
+                f"{tensor.name}: is stored as {tensor.dtype}, and which axis of such a Conv1D is the first is not "
+                "known. Give the 16-bit model with --base."
+            )
+        return replace(form, turned=False)  # type: ignore[type-var]
     if isinstance(form, str) or form.width is None:
         return form
     rows, columns = width in tensor.shape[-2:-1], width in tensor.shape[-1:]

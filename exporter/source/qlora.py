@@ -1,7 +1,7 @@
 """QLoRA's base: which weights training saw in 4 bits, the base rounded so, and what the rounding cost."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from converters.spec import HEAD
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from exporter.source.checkpoint import Checkpoint
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
-ROUTER = re.compile(r"\.(?:block_sparse_moe|mlp)\.gate\.weight")
+ROUTER = re.compile(r"\.(?:(?:block_sparse_moe|mlp)\.gate|feed_forward\.router)\.weight")
 NOT_LINEAR = re.compile(r"[._](?:embed(?:ding|_tokens\w*)?|wpe|norm)\.weight$|\.mlp\.router\.weight$")
 """Matrices of other modules than linear ones in every version: embeddings, norms by heads, the router of gpt-oss."""
 PLAIN_ROUTERS = ("deepseek", "deepseek2")
@@ -29,8 +29,13 @@ Progress = Callable[[int, int], None]
 MATRIX = 2
 FUSED = 5
 """The version of transformers from which on experts and routers are no linear modules, so bitsandbytes leaves them."""
-PREFIXES = ("", "language_model.", "model.language_model.")
+PREFIXES = ("", "language_model.", "model.language_model.", "transformer.", "gpt_neox.")
 """What may stand before a module's name, or in place of its ``model.``, where the model is a part of a larger one."""
+LAST = {
+    "Gemma3nForCausalLM": re.compile(r"\.altup_unembed_projections\.\d+\.weight$"),
+    "OlmoForCausalLM": re.compile(r"\.mlp\.down_proj\.weight$"),
+}
+"""Where the last parameter of a tied model is of a linear module: which transformers keeps in 16 bits by default."""
 
 
 def round_trip(base: "Checkpoint", run: "Run") -> "Checkpoint | RoundTrip":
@@ -46,7 +51,7 @@ def round_trip(base: "Checkpoint", run: "Run") -> "Checkpoint | RoundTrip":
             f"{run.base}: the base is itself stored quantized ({stored[0]}): it is what training saw already, or "
             "training saw something else. Leave --qlora-base out, or give the 16-bit model with --base."
         )
-    names, undecided = quantized(base.shapes(), run)
+    names, undecided = quantized(base.shapes(), run, base.stored())
     if undecided:
         raise MergeError(
             f"{run.path}: whether training saw {min(undecided)} in 4 bits is not known: experts and routers are linear "
@@ -57,19 +62,23 @@ def round_trip(base: "Checkpoint", run: "Run") -> "Checkpoint | RoundTrip":
     return RoundTrip(base, names, run.four_bit)
 
 
-def quantized(shapes: Mapping[str, tuple[int, ...]], run: "Run") -> tuple[frozenset[str], frozenset[str]]:
+def quantized(
+    shapes: Mapping[str, tuple[int, ...]], run: "Run", stored: Mapping[str, str]
+) -> tuple[frozenset[str], frozenset[str]]:
     """Our names of the weights that bitsandbytes quantized in training, and of those of which that is not known.
 
-    They are all linear modules but those that are left out; which are any, and left out, depends on transformers.
+    They are all linear modules but those that are left out; which are any, and left out, depends on transformers. A
+    list of those that are left out may name modules as the files do: ``stored`` is what they call a weight.
     """
     settings = run.four_bit
     version = settings.transformers if settings is not None else None
     skipped = settings.skipped if settings is not None else None
     matrices = [name for name, shape in shapes.items() if len(shape) == MATRIX and name.endswith(".weight")]
+    kept = {HEAD, _last(shapes, run)}
     told = _told_by_adapters(run) if any(map(EXPERT.search, matrices)) else None
     found: dict[bool | None, set[str]] = {True: set(), False: set(), None: set()}
     for name in matrices:
-        stays = _is_skipped(name, skipped, version)
+        stays = name in kept if skipped is None else _is_skipped({name, stored.get(name, name)}, skipped, version)
         is_linear = _is_linear(name, run.family.arch, told, version)
         known = False if stays or is_linear is False else None if stays is None or is_linear is None else True
         found[known].add(name)
@@ -99,7 +108,7 @@ def comparison_fields(
     base = open_checkpoint(files, run.names, str(run.base))
     if not base.dtypes() <= set(FLOATS):
         return {}
-    trip = RoundTrip(base, quantized(base.shapes(), run)[0], said)
+    trip = RoundTrip(base, quantized(base.shapes(), run, base.stored())[0], said)
     layers = by_layer(_norms(trip, base, source, progress))
     new = warning(layers, over=run.qlora_base)
     rows = [{"layer": one.layer, "weights": one.weights, "delta": one.delta, "error": one.error} for one in layers]
@@ -132,17 +141,23 @@ def _slices(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], rows], strict=True))
 
 
-def _is_skipped(name: str, skipped: tuple[str, ...] | None, version: int | None) -> bool | None:
-    """Whether a weight's module stayed in 16 bits: the head, or one that the settings list; None: not known.
+def _last(shapes: Mapping[str, tuple[int, ...]], run: "Run") -> str | None:
+    """The weight of a tied model's last parameter, where that is of a linear module (``get_keys_to_not_convert``)."""
+    pattern = LAST.get(str(run.config.get("architecture")))
+    if pattern is None or run.config.get("tie_word_embeddings") is False:
+        return None
+    return max(filter(pattern.search, shapes), key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+
+
+def _is_skipped(names: Collection[str], skipped: tuple[str, ...], version: int | None) -> bool | None:
+    """Whether a weight's module stayed in 16 bits: one that the settings list; None: not known.
 
     An entry of the list is, in transformers 4, a module's name, or any part of one inside it, with a dot behind; since
     then (``should_convert_module``) the beginning of a module's name up to a dot, or its ending.
     """
-    if skipped is None:
-        return name == HEAD
-    module = name.removesuffix(".weight")
-    spelled = {prefix + one for prefix in PREFIXES for one in (module, module.removeprefix("model."))}
-    pairs = [(one, entry) for one in spelled for entry in skipped]
+    modules = [name.removesuffix(".weight") for name in names]
+    bare = {one for module in modules for one in (module, module.removeprefix("model."))}
+    pairs = [(prefix + one, entry) for prefix in PREFIXES for one in bare for entry in skipped]
     before = any(one == entry or f"{entry}." in one for one, entry in pairs)
     since = any(f"{one}.".startswith(f"{entry}.") or one.endswith(entry) for one, entry in pairs)
     if before != since and version is None:

@@ -1,11 +1,11 @@
-"""Record which modules of each tiny model are linear ones in transformers 4, in `linear.json`, by kind.
+"""Record how many modules of each kind transformers 4 gives to bitsandbytes, of each tiny model, in `linear.json`.
 
 Run by hand, once for each new tiny model; the tests only read the file:
 
     python tests/reference/make_linear.py --python VENV/bin/python
 
 VENV is an environment with torch and transformers 4.57.6. Models that it does not know are left out.
-bitsandbytes quantizes the linear modules, and GPT-2's Conv1D, of a model.
+They are the linear modules, and GPT-2's Conv1D, but for those that transformers leaves out unless told which.
 """
 
 import argparse
@@ -20,8 +20,10 @@ from tiny import TINY, make
 
 INSIDE = """
 import json, re, sys
+from collections import Counter
 from pathlib import Path
 import torch, transformers
+from transformers.integrations.bitsandbytes import get_keys_to_not_convert
 from transformers.pytorch_utils import Conv1D
 found = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
@@ -32,8 +34,11 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
             model = kind(config)
     except (ValueError, KeyError, AttributeError, ImportError):
         continue
+    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
     linear = [name for name, one in model.named_modules() if isinstance(one, (torch.nn.Linear, Conv1D))]
-    found[folder.name] = sorted({re.sub(r"(?<=\\.)\\d+(?=\\.|$)", "{i}", name) for name in linear})
+    linear = [name for name in linear if name.rpartition(".")[2] not in kept]
+    linear = [name for name in linear if not any(f"{key}." in name or key == name for key in kept)]
+    found[folder.name] = dict(Counter(re.sub(r"(?<=\\.)\\d+(?=\\.|$)", "{i}", name) for name in linear))
 print(json.dumps(found))
 """
 

@@ -21,6 +21,11 @@ _NOTES = (
 )
 FIELDS: Fields = dict.fromkeys(_NOTES, ANY) | {
     "bits": (BITS,),
+    "method": ("awq",),
+    "checkpoint_format": ("gemm",),
+    "dynamic": ({}, False),
+    "lm_head": (True, False),
+    "pack_dtype": ("int32",),
     "version": ("gemm",),
     "format": ("gemm",),
     "backend": ("autoawq", "auto", "auto_trainable", "gemm", "gemm_triton", "torch_awq", "torch_fused_awq"),

@@ -15,7 +15,7 @@ FIELDS: Fields = dict.fromkeys(
     ),
     ANY,
 ) | {
-    "format": (*FORMATS, "mixed-precision"),
+    "format": (*FORMATS, "dense", "mixed-precision"),
     "quantization_status": ("compressed", "frozen"),
     "transform_config": ({},),
     "moe_sparsity_config": ({},),
@@ -99,6 +99,8 @@ def _scheme(folder: Folder, where: str, group: object) -> Scheme | None:
     targets = group.get("targets") or []
     if structure is None or not isinstance(targets, list) or not isinstance(size, int | None):
         raise refused(folder, where, f"has no known targets, group_size or block_structure: {group!r}")
+    for target in targets:
+        _check_target(folder, where, str(target))
     strategy = weights.get("strategy") or ("tensor" if size is None else "channel" if size == -1 else "group")
     kind, bits = str(weights.get("type") or "int").lower(), weights.get("num_bits") or 8
     if kind == "float" and bits != 8:  # noqa: PLR2004
@@ -121,6 +123,14 @@ def _structure(value: object) -> tuple[int, ...] | None:
     if not isinstance(parts, list) or not all(str(one).isascii() and str(one).isdecimal() for one in parts):
         return None
     return tuple(int(one) for one in parts)
+
+
+def _check_target(folder: Folder, where: str, target: str) -> None:
+    """SourceError for a pattern that is none."""
+    try:
+        re.compile(target.removeprefix("re:") if target.startswith("re:") else "")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise refused(folder, f"{where}.targets", f"holds {target!r:.80}, no regular expression ({error})") from None
 
 
 def _fits(targets: Sequence[str], module: str, *, classes: bool = True) -> bool:
