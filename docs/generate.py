@@ -13,6 +13,7 @@ import click
 from converters import ALL
 from exporter.cli import cli
 from exporter.merge import KINDS
+from exporter.merge.lora import VARIANTS
 from exporter.merge.methods import MERGED, METHODS, NEEDED, RENAMED
 from exporter.profiles import load_profile, profile_names
 
@@ -146,12 +147,13 @@ def merging() -> str:
     head = MERGING.format(merged=len(merged), renamed=renamed)
     rows = [f"| LORA | merged by rows | {len(_tested('test_merge', 'test_lora_parts', 'test_tied'))} tests, below |"]
     for method, result in sorted(METHODS.items()):
+        name = f"LORA with {', '.join(f'`{one}`' for one in VARIANTS)}" if method == "LORA" else method
         compared = f"equal: {', '.join(cases.get(method, ()))}"
         compared = f"as {RENAMED[method]}, its name today" if method in RENAMED else compared
         compared += _condition(method)
-        how = "merged by rows" if method in KINDS else "merged by PEFT, a whole weight at a time"
+        how = "merged by rows" if method == "TRAINABLE_TOKENS" else "merged by PEFT, a whole weight at a time"
         rows.append(
-            f"| {method} | {how if result == MERGED else 'refused'} | {compared if result == MERGED else result} |"
+            f"| {name} | {how if result == MERGED else 'refused'} | {compared if result == MERGED else result} |"
         )
     lines = [f"- {words}" for words in _tested("test_merge", "test_lora_parts", "test_tied", "test_adapters")]
     heading = "\n\n## What the tests of LoRA and of several adapters say\n\n"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from exporter.plan import Wishes, build
 from exporter.report.changed import changed_weights
 from exporter.run import Asked, Run, open_run
+from exporter.run.said import front_matter, read_text
 from exporter.source import comparison_fields, open_source
 from exporter.text import printable
 from exporter.vocabulary import label
@@ -67,14 +68,10 @@ def _adapter(run: Run, source: "Merged", k: int) -> dict[str, Any]:
 
 def _license(folder: Path) -> str | None:
     """The licence that a folder's model card names, else the name of its licence file; None where it has neither."""
-    from huggingface_hub import ModelCard  # noqa: PLC0415  (slow to import)
-
-    card = folder / "README.md"
-    if card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
-        named = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None)
-        if named:
-            return str(named)
+    named = (front_matter(read_text(folder / "README.md")) or {}).get("license")
+    listed = named if isinstance(named, list) else [named]
+    if names := dict.fromkeys(one for one in listed if isinstance(one, str) and one):  # an alias may repeat one
+        return ", ".join(names)
     return next((file.name for file in sorted(folder.glob("LICENSE*"))), None)
 
 
@@ -87,6 +84,8 @@ def render(facts: dict[str, Any]) -> str:
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts that a reader is told: each once, and by words that need nothing beside them."""
     shown = facts | {"parameters": f"{facts['parameters']:,}", "tokenizer": _tokenizer(facts["tokenizer"])}
+    shown["kind"] = "adapter" if facts["adapters"] else facts["kind"]  # of whatever method: its own line says which
+    shown["dataset"] = facts["dataset"] or "not named in the run's files"
     dropped = set() if facts["trainer_from"] else {"trainer_from"}
     if not facts["adapters"]:
         dropped |= {"adapter_tensors", "weights_changed"}

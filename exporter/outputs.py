@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from exporter.errors import OutputError
@@ -16,6 +18,10 @@ from exporter.paths import require_utf8
 
 PARTIAL = ".partial"
 SCRATCH = ".ggufx-"
+OURS = ".ggufx-scratch"
+"""A file in each of our scratch folders: a folder without it is a user's, whatever its name."""
+WRITTEN = ".ggufx-partial.json"
+"""A file with the names of the partial files that are being written beside it: others are a user's."""
 BLOCK = 1 << 22
 
 
@@ -23,18 +29,28 @@ BLOCK = 1 << 22
 def replaced_when_done(files: Sequence[Path], *, overwrite: bool) -> Iterator[list[Path]]:
     """The partial files to write; they get their names when the block ends, all of them, or are removed if it fails.
 
-    OutputError for a file that exists, unless it may be overwritten.
+    A killed export leaves them, and a list of them, by which the next one removes them. OutputError for a file that
+    exists, or a user's own of a partial file's name, unless it may be overwritten.
     """
     there = require_absent(files, overwrite=overwrite)
     partial = [file.with_name(file.name + PARTIAL) for file in files]
+    folders = {file.parent for file in files}
+    for left in chain.from_iterable(map(_left, folders)):
+        left.unlink(missing_ok=True)
+    require_absent(partial, overwrite=overwrite)
     try:
+        for folder in folders:
+            _list(folder, [file.name for file in partial if file.parent == folder])
         yield partial
         _name(partial, files)
     except BaseException:
         for file in {*partial, *files} - set(there):
             file.unlink(missing_ok=True)
         raise
-    for folder in {file.parent for file in files}:
+    finally:
+        for folder in folders:
+            (folder / WRITTEN).unlink(missing_ok=True)
+    for folder in folders:
         _flush(folder)
 
 
@@ -75,6 +91,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         raise OutputError(f"{parent}: cannot be written to ({error.strerror}). Give another --scratch.") from error
     try:
         with _locked(folder):  # so that no other export takes it for one that was left behind
+            (folder / OURS).touch()
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,11 +142,17 @@ def require_unchanged(file: Path, size: int, sha256: str | None) -> None:
 
 
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal. OutputError where it cannot be read."""
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise OutputError(
+            f"{file}: cannot be read any more, to hash it ({error.strerror}). Put it back, or copy it again, and run "
+            "again."
+        ) from error
     return digest.hexdigest()
 
 
@@ -149,10 +172,31 @@ def _name(partial: Sequence[Path], files: Sequence[Path]) -> None:
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove the scratch folders that killed exports left; one that is in use is locked."""
-    for left in folder.glob(f"{SCRATCH}*"):
+    """Remove the scratch folders that killed exports left, known by a file in them; one that is in use is locked."""
+    for left in (mark.parent for mark in folder.glob(f"{SCRATCH}*/{OURS}")):
         with suppress(OutputError, OSError), _locked(left):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _list(folder: Path, names: Sequence[str]) -> None:
+    """Say in a folder which partial files are ours. OutputError where that cannot be written."""
+    listed = folder / WRITTEN
+    try:
+        listed.unlink(missing_ok=True)
+        with listed.open("x", encoding="utf-8") as stream:  # x: a link of this name is never followed
+            json.dump(names, stream)
+    except OSError as error:
+        raise OutputError(f"{listed}: cannot be written ({error.strerror}). Give another --out.") from error
+
+
+def _left(folder: Path) -> list[Path]:
+    """The partial files of a folder that a killed export says it was writing."""
+    try:
+        names = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    ours = names if isinstance(names, list) else []
+    return [file for file in folder.glob(f"*{PARTIAL}") if file.name in ours and not file.is_dir()]
 
 
 def _flush(folder: Path) -> None:

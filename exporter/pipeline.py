@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from exporter.check import Asked, prove
 from exporter.errors import EngineError, OutputError
+from exporter.inputs import hash_inputs, require_as_opened
 from exporter.merge import Merged
 from exporter.outputs import (
     file_hash,
-    folder_hash,
     gguf_facts,
     made_folder,
     replaced_when_done,
@@ -36,10 +36,8 @@ from exporter.report.compose import (
     run_block,
 )
 from exporter.report.grow import FILES, earlier_report, grown
-from exporter.run import Run, config_file, open_run, with_projector
+from exporter.run import Run, open_run, with_projector
 from exporter.source import comparison_fields, open_source
-from exporter.tokenizer import find_tokenizer_files
-from exporter.tokenizer.made import is_made
 from exporter.verify import Options as Measuring
 from exporter.verify import level_fields, measure, measured_on_fields, reference_fields
 from exporter.verify.text import read_text, require_length
@@ -99,6 +97,7 @@ def export(
         earlier = _earlier(folder, (run, hashes), plan, options)
         with replaced_when_done(files, overwrite=options.overwrite) as partial:
             made = _made((run, source, plan), (partial, apart), options, progress)
+            require_as_opened(run, source)
         fields = new_document(options.command) | export_blocks(run, source, plan, hashes) | made
         fields["folder"] = nearest(folder)
         fields |= comparison_fields(run, source, fields["warnings"], _step("compare", progress))
@@ -158,17 +157,16 @@ def opened(path: str, options: Options) -> tuple[Run, Merged]:
     return run, open_source(run)
 
 
-def hash_inputs(run: Run, source: Merged) -> dict[Path, str]:
-    """The SHA-256 of each folder that the export is made of: the base's and each adapter's."""
-    inputs = {run.base: {*source.files(), config_file(run.base)}}
-    for adapter in run.adapters:  # which may lie in the base's own folder
-        inputs.setdefault(adapter.folder, set()).update({adapter.weights, adapter.folder / "adapter_config.json"})
-    for folder, files in inputs.items():
-        files.update(find_tokenizer_files(folder).values())
-    # Tokenizer files from elsewhere, such as beside the checkpoints, belong to the run.
-    own = run.adapters[0].folder if run.adapters else run.base
-    inputs[own] |= {file for file in run.tokenizer_files.values() if not is_made(file)}.difference(*inputs.values())
-    return {folder: folder_hash(sorted(files)) for folder, files in inputs.items()}
+def said_of_merge(run: Run, source: Merged, progress: Progress) -> dict[str, object]:
+    """What a reader of a merge should know beside its figures: of the base, notes, warnings, QLoRA's rounding.
+
+    As an export's report has it. Reads the changed weights again where the run was trained over 4 bits.
+    """
+    rounded = f", rounded to {run.rounded} as training saw it" if run.rounded else ""
+    kept = () if run.adapters else (f"there is no adapter: weights stored as {', '.join(sorted(source.dtypes()))}",)
+    told: dict[str, object] = {"over": f"{run.base_name}{rounded}", "notes": [*run.notes, *source.notes, *kept]}
+    told["warnings"] = list(run.warnings)
+    return told | comparison_fields(run, source, run.warnings, _step("compare", progress))
 
 
 def measured(

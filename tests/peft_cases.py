@@ -35,6 +35,7 @@ def case(method: str, base: str = "llama", **fields: object) -> Case:
 
 
 HALF = {f"model.layers.{i}.self_attn.q_proj.lora_E": [True, False, True] * 4 for i in range(2)}
+BLOCKS = {"nblocks": 2, "target_modules_bd_a": ["q_proj"], "target_modules_bd_b": ["v_proj"]}
 CASES = {
     "adalora": case("ADALORA", total_step=100),
     "adalora-ranks": replace(case("ADALORA", total_step=100), after={"rank_pattern": HALF}),
@@ -63,6 +64,9 @@ CASES = {
     "loha": case("LOHA", rank_pattern={"q_proj": 4}, alpha_pattern={"down_proj": 3}),
     "lokr": case("LOKR"),
     "lokr-both": case("LOKR", r=2, decompose_both=True, decompose_factor=4),
+    "lora-bd": case("LORA", target_modules=["q_proj", "v_proj"], use_bdlora=BLOCKS),
+    "lora-kasa": case("LORA", kasa_config={}),
+    "lora-velora": case("LORA", velora_config={"num_groups": 4}),
     "miss": case("MISS", r=8),
     "miss-bat": case("MISS", r=8, init_weights="bat"),
     "miss-mini": case("MISS", r=8, init_weights="mini", mini_r=4),

@@ -26,7 +26,7 @@ from tiny import make
 
 from exporter.errors import MergeError
 from exporter.merge.fields import OF_ALL, OF_LORA
-from exporter.merge.lora import check_layer, check_target
+from exporter.merge.lora import ALPHA, RANK, check_layer, check_target
 
 __all__ = ["one_thread"]
 
@@ -142,6 +142,24 @@ def test_a_long_list_is_shown_whole(llama: Path, tmp_path: Path) -> None:
     change_json(run / "adapter_config.json", target_modules=[f"layers.{i}.self_attn.k_proj" for i in range(80)])
     with pytest.raises(MergeError, match=r"layers\.7\.self_attn\.k_proj.*\.\.\. \(\d+ characters\)"):
         source_of(run, llama)
+
+
+@pytest.mark.parametrize("absent", [["r"], ["lora_alpha"], ["r", "lora_alpha"]])
+def test_what_is_absent_has_pefts_default_and_a_note(absent: list[str], llama: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig  # noqa: PLC0415  (seconds to import)
+
+    assert (LoraConfig().r, LoraConfig().lora_alpha) == (RANK, ALPHA)
+    targets = ["q_proj", "o_proj"]
+    train(load(llama), tmp_path, r=8, lora_alpha=3, target_modules=targets, rank_pattern={"o_proj": 2})
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    left = {name: value for name, value in config.items() if name not in absent}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(left))
+    source = source_of(tmp_path, llama)
+    expected = merged(load(llama), tmp_path)
+    assert largest_excess(finished(source), expected, by_our_names(load(llama).state_dict())) <= 1
+    values = " and ".join(f"{name} 8" for name in absent)
+    note = f"adapter_config.json has no {' and no '.join(absent)}: taken are PEFT's defaults, {values}"
+    assert source.notes == (note,)
 
 
 # Which modules the configuration trains

@@ -113,6 +113,13 @@ def test_an_adapter_that_is_none_is_refused(name: str, message: str, llama: Path
         view(one, llama, f"{one}:x")
 
 
+def test_an_adapter_that_is_given_twice_is_told(llama: Path, tmp_path: Path) -> None:
+    one = train(load(llama), tmp_path / "one", target_modules=["q_proj"])
+    told = open_run(one, base=str(llama), adapters=(f"{tmp_path / 'one'}:0.5",)).warnings
+    assert any("one: was given more than once" in text for text in told)
+    assert open_run(one, base=str(llama)).warnings == ()
+
+
 REPLICATION = [[0, 2], [0, 1], [1, 2]]
 
 

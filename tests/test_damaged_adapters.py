@@ -108,6 +108,13 @@ def test_a_type_that_peft_casts_is_cast(name: str, fields: dict[str, Any], base:
     assert largest_excess(finished(source_of(run, base)), merged(load(base), run), before) <= 1
 
 
+@pytest.mark.parametrize(("half", "shape"), [("A", (3, 64)), ("B", (64, 3))])
+def test_the_rank_that_differs_is_named(half: str, shape: tuple[int, int], base: Path, tmp_path: Path) -> None:
+    run = write_adapter(tmp_path / "run", base, {f"{Q}lora_{half}.weight": torch.ones(shape)})
+    with pytest.raises(MergeError, match=r"q_proj has rank 3 by its tensors, 4 by adapter_config\.json"):
+        source_of(run)
+
+
 def test_what_changes_nothing_is_not_counted(base: Path, tmp_path: Path) -> None:
     empty = {f"{MODEL}embed_tokens.token_adapter.trainable_tokens_delta": torch.zeros(0, 64)}
     tiny = {name.replace("layers.0", "layers.1"): torch.full_like(one, 1e-25) for name, one in PAIR.items()}

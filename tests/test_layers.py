@@ -20,14 +20,16 @@ ARROWS: dict[str, set[str]] = {
     "exporter": set(),  # its public names are imported when they are asked for
     "cli": ANY,
     "pipeline": {
-        *("run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report", "check")
+        *("run", "source", "merge", "plan", "profiles", "writer", "outputs", "tokenizer", "verify", "report", "check"),
+        "inputs",
     },
+    "inputs": {"run", "tokenizer", "outputs"},
     "inspect": {"run", "source", "plan", "report", "vocabulary", "text"},
     "run": {"config", "tokenizer", "converters", "converters.spec"},
     "config": {"converters.spec"},
     "source": {"merge", "vocabulary", "paths", "converters.spec"},
     "merge": {"vocabulary", "converters.spec"},
-    "checkpoint": {"run", "source", "merge", "report", "config", "outputs", "text", "converters.spec"},
+    "checkpoint": {"run", "source", "merge", "report", "config", "outputs", "text", "converters.spec", "inputs"},
     "merge_check": {"checkpoint", "run", "source", "merge", "text", "converters.spec"},
     # report: how numbers are spelt
     "plan": {"config", "profiles", "tokenizer", "header", "vocabulary", "converters.spec", "report", "text"},

@@ -33,6 +33,9 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
+UNSLOTHS = "This mixtral model was trained 2x faster with [Unsloth](https://github.com/unslothai/unsloth)."
+
+
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = ("llama", "llama-bias", "qwen2", "mixtral", "mixtral-fused", "qwen3moe", "qwen3moe-fused", "gemma")
@@ -90,6 +93,17 @@ def test_trained_biases_equal_peft(name: str, fields: dict[str, Any], bases: dic
     assert excess(bases[name], tmp_path, expected) <= 1
     before = by_our_names(load(bases[name]).state_dict())
     assert any(not tensor.equal(before[key]) for key, tensor in expected.items() if key.endswith(".bias"))
+
+
+@pytest.mark.parametrize(("name", "target"), [("llama", "q_proj"), ("qwen2", "lm_head")])  # of an untied base, a tied
+def test_a_bias_where_the_base_has_none_is_refused(
+    name: str, target: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    train(load(bases[name]), tmp_path, target_modules=[target], lora_bias=True)
+    with pytest.raises(RuntimeError, match="base layer has no bias"):
+        merged(load(bases[name]), tmp_path)
+    with pytest.raises(MergeError, match=rf"{target} of the base has no bias to add it to. PEFT cannot merge this"):
+        source_of(tmp_path, bases[name])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +200,7 @@ def test_pairs_of_experts_of_older_peft_lie_the_other_way_round(
 
 def test_a_packing_that_cannot_be_known_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     train(load(bases["mixtral"]), tmp_path, target_modules=[], target_parameters=EXPERTS)
-    (tmp_path / "README.md").write_text("Trained with Unsloth.")
+    (tmp_path / "README.md").write_text(UNSLOTHS)
     with pytest.raises(
         MergeError, match=r"two ways \(rank_major, grouped_by_expert\).*nothing says.*--moe-lora-layout"
     ):

@@ -84,17 +84,23 @@ OTHERS = (
     "model-00001-of-00002.safetensors",
     "pytorch_model.bin",
     "model.safetensors.index.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "preprocessor_config.json",
+    "additional_chat_templates/tool.jinja",
 )
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_folder_with_another_model_is_refused(name: str, bases: dict[str, Path], tmp_path: Path) -> None:
     run, out = write_adapter(tmp_path / "run", bases["llama"], {}), tmp_path / "out"
-    out.mkdir()
+    (out / name).parent.mkdir(parents=True)
     (out / name).write_text("{}")
-    with pytest.raises(OutputError, match=f"{name}: is of another model or adapter"):
-        write(run, bases["llama"], out, overwrite=True)
-    assert [file.name for file in out.iterdir()] == [name]
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=rf"{name}: is of another model or adapter; readers .*\. Move it away"):
+            write(run, bases["llama"], out, overwrite=overwrite)
+    assert [file for file in out.glob("**/*") if file.is_file()] == [out / name]
 
 
 def test_what_exists_is_replaced_only_if_asked(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -206,7 +212,7 @@ def test_the_command(bases: dict[str, Path], tmp_path: Path) -> None:
     for words in ((), ("--out", out, "--check")):
         refused = command(*run_and_base, *words)
         assert refused.exit_code == 2
-        assert "Give either --out DIR or --check." in refused.stderr
+        assert "Give either --out DIR or --check, one of the two." in refused.stderr
     assert isinstance(command(tmp_path / "nothing", "--check").exception, GgufxError)
     with pytest.raises(RunError):
         open_run(out, base=str(bases["llama"]))

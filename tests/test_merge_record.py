@@ -19,8 +19,8 @@ from tiny import make
 from exporter.checkpoint.record import MOST
 from exporter.cli import cli
 from exporter.errors import WeightError
+from exporter.inputs import hash_inputs
 from exporter.merge_check import check_merge
-from exporter.pipeline import hash_inputs
 from exporter.report.compose import merge_block
 from exporter.run import open_run
 from exporter.source import open_source

@@ -101,7 +101,8 @@ def test_the_text_begins_with_the_result_and_shows_the_largest_changes(tmp_path:
     train(load(base), tmp_path / "run", target_modules=["q_proj", "o_proj"], modules_to_save=["lm_head"])
     shown = command(tmp_path / "run", "--base", base)
     assert shown.exit_code == 0
-    result, kinds, rows, compared = shown.stdout.split("\n\n")
+    result, kinds, rows, compared, legend = shown.stdout.split("\n\n")
+    assert legend.startswith("‖·‖ is the Frobenius norm")
     assert len(compared.splitlines()) == 1 + 5
     pattern = r"self_attn.q_proj +11 of 11 +11 of 11 +(\S+) \.\. (\S+) +2$"
     least, most = (float(number) for number in re.findall(pattern, kinds, re.MULTILINE)[0])

@@ -3,19 +3,22 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from exported import change_json
+from exported import COMMAND, change_json
 from gguf import GGUFReader, GGUFWriter
 from gguf.scripts.gguf_new_metadata import copy_with_new_metadata
 from tiny import make
 
 from exporter import Options, export, load_profile, writer
 from exporter.errors import OutputError
+from exporter.inputs import hash_inputs
 from exporter.outputs import made_folder, replaced_when_done, require_files, scratch_folder
-from exporter.pipeline import REPORT_BYTES, hash_inputs, prepare, verify_files
+from exporter.pipeline import REPORT_BYTES, prepare, verify_files
 from exporter.report import read_report, write_report
 
 REPORTS = {"report.json", "report.md", "report.html"}
@@ -76,12 +79,40 @@ def test_an_interrupted_replacement_keeps_the_other_levels_figures(run: Path, ou
 def test_a_link_of_a_partial_files_name_is_not_followed(run: Path, out: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.write_text("mine")
-    for name in (Q8, "report.json", "report.md"):
-        (out / f"{name}.partial").symlink_to(mine)
-    export_to(out, run, "q8_0")
+    for name in (f"{Q8}.partial", ".ggufx-report.json.partial", ".ggufx-report.md.partial", ".ggufx-partial.json"):
+        (out / name).symlink_to(mine)
+    with pytest.raises(OutputError, match=rf"{Q8}\.partial: exists already\. Give --overwrite"):
+        export_to(out, run, "q8_0")
+    export_to(out, run, "q8_0", overwrite=True)
     assert mine.read_text() == "mine"
     assert names(out) == {Q8} | REPORTS
     assert not any(file.is_symlink() for file in out.iterdir())
+
+
+def test_a_partial_file_of_the_users_own_is_kept(run: Path, out: Path) -> None:
+    mine = {f"{Q8}.partial", "report.json.partial"}
+    for name in mine:
+        (out / name).write_text("mine")
+    with pytest.raises(OutputError, match=rf"{Q8}\.partial: exists already\. Give --overwrite"):
+        export_to(out, run, "q8_0")
+    assert names(out) == mine
+    assert (out / f"{Q8}.partial").read_text() == "mine"
+    export_to(out, run, "q4_0")
+    assert names(out) == mine | {Q4} | REPORTS
+    assert all((out / name).read_text() == "mine" for name in mine)
+
+
+def test_what_a_killed_export_left_is_replaced_and_nothing_else(run: Path, out: Path) -> None:
+    command = [*COMMAND, "export", str(run), "--quant", "q8_0,q4_0", "--no-verify", "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        assert child.stderr is not None
+        while not child.stderr.readline().startswith("prove: "):
+            pass
+        os.killpg(child.pid, signal.SIGKILL)
+    assert names(out) > {f"{Q8}.partial", f"{Q4}.partial"}
+    (out / "mine.partial").write_text("mine")
+    export_to(out, run, "q8_0")
+    assert names(out) == {Q8, "mine.partial"} | REPORTS
 
 
 @pytest.mark.parametrize("name", [Q4, f"{Q4}.partial", "report.html", "report.json.partial"])
@@ -147,11 +178,16 @@ def test_a_report_that_cannot_be_written_says_what_is_made(run: Path, out: Path)
 
 
 def test_scratch_folders_that_were_left_are_removed_and_those_in_use_are_not(out: Path) -> None:
-    (out / ".ggufx-left").mkdir()
-    (out / ".ggufx-left" / "big.gguf").touch()
+    for name in (".ggufx-left", ".ggufx-mine"):
+        (out / name).mkdir()
+        (out / name / "big.gguf").touch()
     with scratch_folder(out) as used, made_folder(out):
-        assert names(out) == {used.name}
-    assert names(out) == set()
+        shutil.copytree(used, out / ".ggufx-left", dirs_exist_ok=True)  # what tells ours from a user's
+        assert names(out) == {used.name, ".ggufx-left", ".ggufx-mine"}
+    with scratch_folder(out) as used, made_folder(out):
+        assert names(out) == {used.name, ".ggufx-mine"}
+    assert names(out) == {".ggufx-mine"}
+    assert names(out / ".ggufx-mine") == {"big.gguf"}
 
 
 @pytest.mark.parametrize("change", ["is not there", "was changed since"])

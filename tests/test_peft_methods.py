@@ -44,7 +44,7 @@ def test_what_adds_adds_the_same_to_any_weight(
     change = ours.merged(module, weight, bias).weight - weight
     alone = ours.merged(module, torch.zeros_like(weight), bias).weight
     adds = torch.allclose(change, alone, rtol=0, atol=1e-4 * float(change.abs().max()))
-    assert adds == (ours.method in ADDS or name in {"beft", "miss", "miss-mini"})
+    assert adds == (ours.method in ADDS or name in {"beft", "lora-bd", "lora-velora", "miss", "miss-mini"})
     assert ours.adds == (ours.method in ADDS)
 
 

@@ -21,7 +21,7 @@ def test_every_method_is_decided() -> None:
     from peft import PeftType  # noqa: PLC0415
 
     today = set(METHODS) - set(RENAMED)
-    assert today == {kind.value for kind in PeftType} - {"LORA"}
+    assert today == {kind.value for kind in PeftType}
     assert {one.method for one in CASES.values()} == {method for method in today if METHODS[method] == MERGED}
     assert all(METHODS[method] == MERGED for method in {*NEEDED, *HEAVY, *ADDS, *BIAS, *WIDEST, *AGAIN})
 
@@ -33,7 +33,7 @@ def test_what_cannot_be_merged_is_refused_by_name(method: str) -> None:
     assert METHODS[method] in message
 
 
-@pytest.mark.parametrize("method", ["NEWEST", "LORA", None, ["LOHA"]])
+@pytest.mark.parametrize("method", ["NEWEST", None, ["LOHA"]])
 def test_unknown_methods_are_refused_by_name(method: object) -> None:
     assert repr(method) in refused(Stored({"peft_type": method}, {}, never, Path(FILE)))
 

@@ -51,7 +51,12 @@ TOLD = {
     "defaults": ("config.json", {"quantization_config": {"load_in_4bit": True}}, FourBit("fp4", nested=False)),
     "peft": ("README.md", PEFT_CARD, FourBit("fp4", nested=False, skipped=("lm_head", "model.layers.1.mlp"))),
     "axolotl-card": ("README.md", AXOLOTL_BODY, FourBit()),
-    "words": ("README.md", "Fine-tuned with QLoRA.\n\n- Transformers 4.57.1\n", FourBit(transformers=4)),
+    "tag": ("README.md", card({"tags": ["QLoRA"]}, "- Transformers 4.57.1\n"), FourBit(transformers=4)),
+    "block": (
+        "README.md",
+        "```yaml\nload_in_4bit: true\nbnb_4bit_use_double_quant: false\n```\n",
+        FourBit("fp4", nested=False),
+    ),
     "axolotl": ("config.yml", AXOLOTL, FourBit(said_by="config.yml")),
     "axolotl-plain": (
         "config.yml",

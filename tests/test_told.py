@@ -138,7 +138,7 @@ def test_rounding_a_base_that_nobody_said_was_rounded_is_warned_of(run: Path) ->
     assert said.startswith("--qlora-base nf4 was given")
     assert said in inspect_run(str(run), qlora_base="nf4")["warnings"]
     assert not any("--qlora-base nf4 was" in one for one in planned(run, "q8_0").warnings)
-    (run / "README.md").write_text("Trained with QLoRA.\n")
+    (run / "README.md").write_text("---\ntags: [qlora]\n---\n")
     assert not any("--qlora-base nf4 was" in one for one in planned(run, "q8_0", qlora_base="nf4").warnings)
 
 

@@ -88,12 +88,27 @@ def _adapted(model: Any, request: dict[str, Any]) -> Any:  # noqa: ANN401
         if live is None:
             live = peft.PeftModel.from_pretrained(model, folder, adapter_name=name)
         result = live.load_adapter(folder, adapter_name=name)
-        left = [*result.unexpected_keys, *(key for key in result.missing_keys if f".{name}." in key)]
+        lacking = [key for key in result.missing_keys if f".{name}." in key]
+        left = [*(key for key in result.unexpected_keys if not _is_embedding_again(key, folder)), *lacking]
         if left:
             raise Unable(f"PEFT does not take {len(left)} of the adapter's tensors: {left[0]}")
         _scale(live, name, weight)
     live.base_model.set_adapter(names)
     return live.eval()
+
+
+def _is_embedding_again(key: str, folder: str) -> bool:
+    """Whether a tensor of trained tokens is what a tied head has of the embedding: PEFT saves it twice, and ties it."""
+    from safetensors import safe_open  # noqa: PLC0415
+
+    part = key.partition("lm_head.token_adapter.")[2]
+    file = os.path.join(folder, "adapter_model.safetensors")  # noqa: PTH118
+    if not part or not os.path.isfile(file):  # noqa: PTH113
+        return False
+    with safe_open(file, framework="pt") as opened:
+        names = set(opened.keys())
+        others = [name for name in names if name.endswith(f"embed_tokens.token_adapter.{part}")]
+        return key in names and any(opened.get_tensor(key).equal(opened.get_tensor(name)) for name in others)
 
 
 def _scale(live: Any, name: str, weight: float) -> None:  # noqa: ANN401

@@ -12,6 +12,7 @@ from exporter.checkpoint.prove import prove
 from exporter.checkpoint.record import RECORD, licences, record
 from exporter.checkpoint.write import Reading, write_shards, write_text
 from exporter.errors import OutputError, SourceError
+from exporter.inputs import require_as_opened
 from exporter.outputs import made_folder, replaced_when_done, require_files, require_space, scratch_folder
 from exporter.run import with_tower
 from exporter.source import open_source
@@ -30,8 +31,14 @@ INDEX = "model.safetensors.index.json"
 Progress = Callable[[int, int], None]
 Hashes = Callable[[], Mapping[Path, str]]
 SHARD_BYTES = 5_000_000_000
-WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "adapter_config.json")
-"""What a folder must not hold beside a merged checkpoint: readers would take it for a part of the model."""
+TAKEN = (
+    *("*.safetensors", "*.bin", "*.index.json", "adapter_config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "tokenizer.model*", "tekken.json", "*.tiktoken", "chat_template.jinja", "chat_template.json"),
+    *("additional_chat_templates/*.jinja", "preprocessor_config.json", "processor_config.json"),
+    "video_preprocessor_config.json",
+)
+"""What readers of a checkpoint take where it is there: it must not lie beside a merged one that has no such file."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ def write_checkpoint(
 
     Raises:
         MergeError, WeightError: the adapter, or a weight, is of what cannot be written.
+        RunError: a file that the run is read from was changed meanwhile.
         OutputError: the folder holds such files, or another model, or cannot be written to.
         ProofError: what was written differs from what was meant.
     """
@@ -82,9 +90,9 @@ def write_checkpoint(
         for file, text in zip(partial[len(shards) :], written, strict=True):
             write_text(file, text)
         compared = prove(_as_named(scratch, folder, files, partial), tensors, run, source)
-    names = [file.relative_to(folder).as_posix() for file in files]
-    weights = len({part.weight for tensor in tensors for part in tensor.parts})
-    return {"folder": str(folder), "files": names, "compared": compared, "weights": weights, **made}
+        require_as_opened(run, source)
+    made |= {"compared": compared, "weights": len({part.weight for tensor in tensors for part in tensor.parts})}
+    return {"folder": str(folder), "files": [file.relative_to(folder).as_posix() for file in files], **made}
 
 
 def with_changed_tower(run: "Run", source: "Merged") -> tuple["Run", "Merged"]:
@@ -140,12 +148,13 @@ def _require_apart(folder: Path, run: "Run") -> None:
 
 
 def _require_no_other(folder: Path, files: Sequence[Path]) -> None:
-    """OutputError where the folder holds weights that are none of the files, or an adapter's configuration."""
-    others = sorted({found for pattern in WEIGHTS for found in folder.glob(pattern)} - set(files))
+    """OutputError where the folder holds what is none of the files, and readers would take it."""
+    others = sorted({found for pattern in TAKEN for found in folder.glob(pattern)} - set(files))
     if others:
         raise OutputError(
             f"{others[0]}: is of another model or adapter{f', and {len(others) - 1} more' if others[1:] else ''}; "
-            "beside the merged weights it would be taken for a part of them. Move it away, or give another --out."
+            "readers would take it for a part of the merged one, which has no such file. Move it away, or give another "
+            "--out."
         )
 
 

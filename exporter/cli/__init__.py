@@ -1,5 +1,6 @@
 """The commands: the only place that prints, the only one that catches."""
 
+import errno
 import os
 import signal
 import sys
@@ -24,7 +25,27 @@ if TYPE_CHECKING:
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _StdoutError(OSError):
+    """What was to be printed could not be: stdout is full, or closed."""
+
+
+class _Command(click.Command):
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (a command's status)
+        """Run it. GgufxError for a file that fails where nothing said so, which is not to be taken for stdout."""
+        try:
+            return super().invoke(ctx)
+        except _StdoutError:
+            raise
+        except OSError as error:
+            what = f"{error.filename or 'a file'}: cannot be read or written ({error.strerror or error})"
+            raise GgufxError(f"{what}. Check it and its disk, and run again.") from error
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ggufx", prog_name="ggufx")
 def cli() -> None:
     """From a fine-tuning run to quantized GGUF files, each level measured."""
@@ -88,13 +109,14 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
     make the same of a sample of modules; the exit status is 1 where none of the sample could be compared.
     """
     from exporter.checkpoint import Wish, with_changed_tower, write_checkpoint  # noqa: PLC0415  (slow to import)
+    from exporter.inputs import hash_inputs  # noqa: PLC0415
     from exporter.merge_check import check_merge, require_passed  # noqa: PLC0415
     from exporter.merge_check.show import render, render_written  # noqa: PLC0415
-    from exporter.pipeline import hash_inputs, opened  # noqa: PLC0415
+    from exporter.pipeline import opened, said_of_merge  # noqa: PLC0415
     from exporter.plan import check_weights  # noqa: PLC0415
 
     if check is (out is not None):
-        raise click.UsageError("Give either --out DIR or --check.")
+        raise click.UsageError("Give either --out DIR or --check, one of the two.")
     with Steps(quiet=asked["quiet"]) as steps:
         of, source = with_changed_tower(*opened(run, options(asked)))
         check_weights(of, source.shapes())
@@ -104,6 +126,7 @@ def merge(run: str, out: Path | None, *, check: bool, dtype: str, **asked: Any) 
             wish = Wish(dtype, overwrite=asked["overwrite"], scratch=asked["scratch"])
             hashes = partial(hash_inputs, of, source)
             document = write_checkpoint(of, source, out, wish, progress=partial(steps, "write"), hashes=hashes)
+        document |= said_of_merge(of, source, steps)
     text = render(document) if check else render_written(document)
     _say(json_text(document) if asked["as_json"] else text)
     if check:
@@ -232,7 +255,10 @@ def _print_report(document: "Document", *, as_json: bool, where: Path | None) ->
 
 def _say(text: str, end: str = "\n") -> None:
     """Text on stdout; nothing in it steers the terminal."""
-    click.echo(printable_lines(text) + end, nl=False)
+    try:
+        click.echo(printable_lines(text) + end, nl=False)
+    except OSError as error:
+        raise _StdoutError(error.errno, error.strerror) from error
 
 
 def _status(document: "Document") -> int:
@@ -264,8 +290,8 @@ def main() -> None:
         click.echo("error: " + printable_lines(str(error)).replace("\n", "\n  "), err=True)
         sys.exit(REFUSED)
     except OSError as error:
-        # Of what is ours to read and write, every such error is a GgufxError by now: this is stdout, full or closed.
+        # What a command reads and writes is none of these by now: this is stdout, full or closed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        if error.errno != errno.EPIPE:
             click.echo(f"error: stdout: {error.strerror}. What was made is made.", err=True)
         sys.exit(FAILED)

@@ -6,7 +6,7 @@ from exporter.merge.experts import LAYOUTS, packing
 from exporter.merge.layer import Layer
 from exporter.merge.lora import KINDS
 from exporter.merge.resized import count_rows
-from exporter.merge.tied import base_is_tied, is_tied, share_origin
+from exporter.merge.tied import base_is_tied, check_shared, is_tied, share_origin
 from exporter.merge.values import Change, Changes, Given
 from exporter.merge.view import Delta, Merged
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_effect",
     "check_fit",
     "check_layers",
+    "check_shared",
     "check_together",
     "count_rows",
     "is_tied",

@@ -8,7 +8,7 @@ from exporter.errors import MergeError
 from exporter.merge.changes import read_changes
 from exporter.merge.fields import check_fields
 from exporter.merge.layer import Layer
-from exporter.merge.lora import KINDS, check_config
+from exporter.merge.lora import KINDS, by_rows, check_config, check_start, defaults
 from exporter.merge.methods import WIDEST
 from exporter.merge.values import Change, Changes, Given, Whole
 
@@ -27,9 +27,11 @@ def read_layer(given: Given, tensors: "TensorFiles", weight: float) -> Layer:
     MergeError for what cannot be merged, by name.
     """
     check_fields(given.config, given.path)
-    if given.config.get("peft_type") in KINDS:
+    if by_rows(given.config):
         check_config(given.config, given.path)
-        return Layer(tensors, read_changes(given), weight)
+        return Layer(tensors, read_changes(given), weight, said=defaults(given.config))
+    if given.config.get("peft_type") in KINDS:
+        check_start(given.config, given.path)
     opened, left_out, others = _open(given, tensors)
     rest = read_changes(replace(given, shapes={name: given.shapes[name] for name in others}))
     changes = _of_modules(opened, given)

@@ -165,9 +165,10 @@ def _factors(parts: Mapping[str, str], given: Given, modules: Mapping[str, str])
     ranks, tied = (given.shapes[a][0], given.shapes[b][-1]), _tied_rank(module, modules.values(), given)
     rank, scale = rank_and_scale(given.config, fused or module, given.path, None if fused or tied else ranks[0])
     expected = tied or rank
-    if ranks != (expected, expected) and not (fused and given.split(fused)):
+    other = next((found for found in ranks if found != expected), None)
+    if other is not None and not (fused and given.split(fused)):
         raise MergeError(
-            f"{given.path}: {module} has rank {ranks[0]} by its tensors, {expected} by adapter_config.json "
+            f"{given.path}: {module} has rank {other} by its tensors, {expected} by adapter_config.json "
             "(r, rank_pattern). The two files are of different runs."
         )
     return rank, Factors(a, b, scale, embedding, magnitude, conv1d=given.turned(f"{module}.weight"))

@@ -9,7 +9,7 @@ from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError, WeightError
 from exporter.merge.fields import other_base
 from exporter.merge.tied import ROWS, equal_tensors
-from exporter.merge.values import Change, Changes, Factors
+from exporter.merge.values import Added, Change, Changes, Factors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,7 @@ def check_fit(
             found = _product(change.factors, shapes)
         if change.added is not None:
             found = shapes[change.added.vector]
+            _check_has_bias(change.weight, change.added, base, adapter)
         if change.tokens is not None or change.whole is not None:
             found = shape or ()  # compared with the base when they were read
         if found != shape:
@@ -49,6 +50,16 @@ def check_fit(
                 f"{adapter.weights}: the adapter changes {change.weight} as {_by(found)}, the base model {was}. "
                 f"{other_base(adapter.config)}"
             )
+
+
+def _check_has_bias(bias: str, added: Added, base: Mapping[str, tuple[int, ...]], adapter: "Adapter") -> None:
+    """MergeError for a bias that lora_bias trained beside a weight of the base that has none."""
+    if bias not in base and f"{bias.removesuffix('bias')}weight" in {*base, HEAD}:
+        raise MergeError(
+            f"{adapter.weights}: {added.vector} was trained as lora_bias asks, and {bias.removesuffix('.bias')} of the "
+            "base has no bias to add it to. PEFT cannot merge this either: it runs the adapter unmerged alone. Train "
+            "it again with lora_bias false, or with target_modules that have a bias."
+        )
 
 
 def _product(factors: Factors, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -26,12 +26,19 @@ class Layer:
     """An adapter's changes with the tensors they are made of; ``weight`` is the factor that it was asked for with."""
 
     def __init__(
-        self, tensors: "TensorFiles", changes: Changes, weight: float = 1.0, modules: "PeftModules | None" = None
+        self,
+        tensors: "TensorFiles",
+        changes: Changes,
+        weight: float = 1.0,
+        modules: "PeftModules | None" = None,
+        *,
+        said: tuple[str, ...] = (),
     ) -> None:
         self.tensors = tensors
         self.changes = changes
         self.weight = weight
         self.modules = modules
+        self._said = said
         self._lengths: dict[str, torch.Tensor] = {}
         self._wholes: dict[str, Finished] = {}
         self._lock = threading.Lock()
@@ -80,9 +87,9 @@ class Layer:
         return self.tensors.read(name, (slice(start, stop),))
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the plan should know of a method that PEFT merges."""
+        """What a reader of the plan should know of a method that PEFT merges, or of fields that the config lacks."""
         if self.modules is None:
-            return ()
+            return self._said
         from exporter.merge.peft_layers import notes  # noqa: PLC0415  (imports peft)
 
         size = f"{4 * self.modules.largest / 1e6:,.1f} MB"

@@ -23,15 +23,37 @@ READ = {
 }  # fmt: skip
 KINDS = ("LORA", "TRAINABLE_TOKENS")
 """The methods that are merged here, by rows; all others are PEFT's to merge, a whole module at a time."""
+VARIANTS = ("kasa_config", "use_bdlora", "velora_config")
+"""Fields of LoraConfig with which PEFT merges LoRA, too, a whole module at a time."""
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "tok_embeddings", "output", "embed_in", "embed_out")
 """What families call their embedding and their head."""
 LONGEST_KEY = 1000
 MOST_TRIES = 10**7  # of ways to lay a key over a name: less than a second
+REPEATED = (
+    ", or, without the adapter as it was at first, merge it where it was trained (AutoPeftModelForCausalLM"
+    ".from_pretrained, merge_and_unload, save_pretrained): PEFT repeats this start when it loads the adapter"
+)
+RANK, ALPHA = 8, 8  # where the config has no r, no lora_alpha: the defaults of PEFT's LoraConfig
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
+
+
+def by_rows(config: Mapping[str, object]) -> bool:
+    """Whether an adapter is merged here, by rows."""
+    return config.get("peft_type") in KINDS and not any(config.get(name) for name in VARIANTS)
 
 
 def check_config(config: Mapping[str, object], path: Path) -> None:
     """Refuse, by name, what LoRA can be beside what is merged here. MergeError says what was found."""
+    check_start(config, path)
+    for name, value in config.items():
+        if name not in READ and value:
+            raise MergeError(
+                f"{path}: {name} is {shown(value)}; such an adapter is not merged here. Merge it with PEFT first."
+            )
+
+
+def check_start(config: Mapping[str, object], path: Path) -> None:
+    """MergeError for a start of training that changed the base, unless PEFT converted it."""
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         advice = (
@@ -39,16 +61,21 @@ def check_config(config: Mapping[str, object], path: Path) -> None:
             "give that base with --base"
             if start == "loftq"
             else "Convert it to plain LoRA with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
+            + (REPEATED if start in {"pissa", "olora"} else "")
         )
         raise MergeError(
             f"{path}: init_lora_weights is {shown(start)}, which changes the base weights when training begins, so the "
             f"adapter does not fit the base as published. {advice}."
         )
-    for name, value in config.items():
-        if name not in READ and value:
-            raise MergeError(
-                f"{path}: {name} is {shown(value)}; such an adapter is not merged here. Merge it with PEFT first."
-            )
+
+
+def defaults(config: Mapping[str, object]) -> tuple[str, ...]:
+    """What to say of fields that a configuration of LoRA lacks, and that are taken as PEFT takes them."""
+    taken = {name: value for name, value in (("r", RANK), ("lora_alpha", ALPHA)) if name not in config}
+    if config.get("peft_type") != "LORA" or not taken:
+        return ()
+    names, values = " and no ".join(taken), " and ".join(f"{name} {value}" for name, value in taken.items())
+    return (f"adapter_config.json has no {names}: taken are PEFT's defaults, {values}",)
 
 
 def rank_and_scale(
@@ -63,8 +90,8 @@ def rank_and_scale(
     if stored in every_match(config, "rank_pattern", module):
         rank: object = stored
     else:
-        rank = matched(config, "rank_pattern", module, config.get("r"))
-    alpha = matched(config, "alpha_pattern", module, config.get("lora_alpha"))
+        rank = matched(config, "rank_pattern", module, config.get("r", RANK))
+    alpha = matched(config, "alpha_pattern", module, config.get("lora_alpha", ALPHA))
     if not isinstance(rank, int) or rank < 1 or not is_number(alpha):
         raise MergeError(f"{path}: {module} has r {rank!r} and lora_alpha {alpha!r}, expected numbers above 0.")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

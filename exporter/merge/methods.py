@@ -1,4 +1,4 @@
-"""Every PEFT method but LoRA: folded into weights by PEFT itself, or refused, and why."""
+"""Every PEFT method that is not merged by rows: folded into weights by PEFT itself, or refused, and why."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ METHODS: Mapping[str, str] = {
     "LILY": "mixes its experts by a router that looks at each token, so that no one weight has its effect",
     "LN_TUNING": MERGED,
     "LOHA": MERGED,
+    "LORA": MERGED,
     "LOKR": MERGED,
     "MISS": MERGED,
     "MULTITASK_PROMPT_TUNING": _VIRTUAL,
@@ -115,7 +116,7 @@ def check_method(method: object, path: "Path") -> str:
     """The method's name, where it can be merged. MergeError says why not."""
     if not isinstance(method, str) or method not in METHODS:
         raise MergeError(
-            f"{path}: peft_type is {method!r}, which is no method that is known here. Known are LORA and "
+            f"{path}: peft_type is {method!r}, which is no method that is known here. Known are "
             f"{', '.join(sorted(METHODS))}. Merge it with the PEFT that wrote it first."
         )
     if METHODS[method] != MERGED:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
+from exporter.errors import MergeError
+from exporter.merge.lora import is_set_aside
 from exporter.merge.values import Change, Changes, Factors, Tokens
 
 if TYPE_CHECKING:
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from exporter.merge.view import Base
+    from exporter.run import Adapter
     from exporter.source.files import TensorFiles
 
 ROWS = 4096
@@ -23,6 +26,32 @@ def base_is_tied(base: "Base") -> bool:
     return HEAD not in shapes or equal_rows(
         shapes[HEAD], shapes[EMBEDDING], lambda *rows: base.read(HEAD, *rows), lambda *rows: base.read(EMBEDDING, *rows)
     )
+
+
+def check_shared(changes: Changes, adapter: "Adapter") -> None:
+    """MergeError for an adapter of a tied base that PEFT cannot run: trained rows shared with what else was trained.
+
+    PEFT lays the embedding's rows over the head too, and with ``ensure_weight_tying`` the head's over the embedding.
+    The combinations are those at which PEFT 0.21 stops: when it wraps the model, or when that looks up or answers.
+    """
+    found = {name: changes.by_weight.get(name, Change(name)) for name in (EMBEDDING, HEAD)}
+    ensured = bool(adapter.config.get("ensure_weight_tying"))
+    for name, other in ((EMBEDDING, HEAD), (HEAD, EMBEDDING)):
+        change, beside = found[name], found[other]
+        if change.tokens is None or beside.tokens is not None or not (name == EMBEDDING or ensured):
+            continue
+        stored, factors = beside.replaced_by, beside.factors
+        if stored is not None and is_set_aside(adapter.config, stored):
+            what = "saved whole (modules_to_save)"
+        elif factors is not None and (ensured or factors.magnitude is not None):
+            what = "trained with DoRA" if factors.magnitude is not None else "trained with LoRA (ensure_weight_tying)"
+        else:
+            continue
+        raise MergeError(
+            f"{adapter.weights}: has trained tokens of {name} (trainable_token_indices), and {other}, which is the "
+            f"same matrix, was {what}: PEFT lays the tokens over both, and cannot run the result, so no live model "
+            "tells what it should be. Train again with both of them in modules_to_save, or without one of the two."
+        )
 
 
 def share_origin(changes: Changes) -> Changes:

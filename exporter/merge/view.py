@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from converters.spec import EMBEDDING, HEAD
 from exporter.merge.checks import check_finite
 from exporter.merge.resized import count_rows
+from exporter.merge.tied import ROWS
 from exporter.merge.values import Changes
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ SMALLEST, LARGEST = 1e-15, 1e15
 
 @dataclass(frozen=True)
 class Delta:
-    """How much training changed one weight: the squared Frobenius norms of the change and of the weight before it."""
+    """How much training changed one weight: the squared Frobenius norms of the change and of the weight before it.
+
+    Rows that only one of the two has, since the vocabulary was resized, count as changed from nothing, or to nothing.
+    """
 
     change: float
     weight: float
@@ -77,7 +81,7 @@ class Merged:
             before = self._shapes[-1]
             changed = layer.changes.by_weight.items()
             self._shapes.append(before | {name: layer.shape(one, before[name]) for name, one in changed})
-        self._parts: dict[tuple[str, int], Delta] = {}
+        self._parts: dict[tuple[str, int], Delta] = {}  # by the weight, and the slice's first row
         self._lock = threading.Lock()
 
     @property
@@ -131,6 +135,7 @@ class Merged:
         finished = self._read(len(self.layers), name, range(start, stop))
         if any(name in layer.changes.by_weight for layer in self.layers):
             self._note(name, start, self._read(0, name, range(start, stop)), finished)
+            self._note_cut(name, stop)
         return finished
 
     def _read(self, count: int, name: str, rows: range) -> "torch.Tensor":
@@ -161,6 +166,16 @@ class Merged:
                     check_finite(layer.changes.by_weight[name], layer)
         with self._lock:
             self._parts[name, start] = part
+
+    def _note_cut(self, name: str, stop: int) -> None:
+        """Once the last finished row was read, add the rows behind it that the base has, and training took away."""
+        count, kept = self._stored[self._origin.get(name, name)][0], self._shapes[-1][name][0]
+        if stop < kept or kept >= count or (name, kept) in self._parts:
+            return
+        starts = range(kept, count, ROWS)
+        cut = sum(_squared(self._read(0, name, range(row, min(row + ROWS, count)))) for row in starts)
+        with self._lock:
+            self._parts[name, kept] = Delta(cut, cut)
 
 
 def _squared(values: "torch.Tensor") -> float:

@@ -9,7 +9,7 @@ from exporter.checkpoint.write import slices
 from exporter.errors import MergeError, ProofError, WeightError
 from exporter.merge.coverage import Coverage, coverage, in_order, kind_of, missed_experts
 from exporter.merge_check.comparison import Compared, columns, compare, outcome
-from exporter.merge_check.sample import UNCHANGED, Sample, choose, how
+from exporter.merge_check.sample import RESIZED, UNCHANGED, Sample, choose, how
 
 if TYPE_CHECKING:
     from exporter.merge import Delta, Merged
@@ -109,7 +109,8 @@ def _of_kind(row: Coverage, weights: Sequence[Mapping[str, Any]], compared: Sequ
 
 def _still(weights: Sequence[Mapping[str, Any]]) -> str | None:
     """What is to be said of weights that the adapter names and leaves as they were."""
-    still = [one["weight"] for one in weights if one["delta"] == 0 and one["how"] != UNCHANGED]
+    told = [one for one in weights if one["how"] != UNCHANGED and RESIZED not in one["how"]]
+    still = [one["weight"] for one in told if one["delta"] == 0]
     if not still:
         return None
     return (

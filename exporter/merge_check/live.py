@@ -1,27 +1,17 @@
 """PEFT's own layer of one module, built around its base weight as PEFT does when it loads a run, and merged."""
 
-from collections.abc import Mapping
-from copy import copy
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import MergeError
 from exporter.merge.experts import LAYOUTS
-from exporter.merge.skeleton import NAME, PREFIX, WITNESS, around, nothing, quietly, saved
+from exporter.merge.skeleton import NAME, around, quietly
+from exporter.merge_check.kept import kept
 from exporter.merge_check.laid import Laid, fused_parameter, fused_parts, fused_weights, module_of
+from exporter.merge_check.wrapped import Weights, config_of, loaded, wrapped
 
 if TYPE_CHECKING:
     import torch
 
     from exporter.merge.values import Change, Factors, Part, Whole
-    from exporter.run import Adapter
-
-Weights = Mapping[str, "torch.Tensor"]
-NONE = (
-    "eva_config", "exclude_modules", "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config",
-    "modules_to_save", "target_modules", "target_parameters", "trainable_token_indices",
-)  # fmt: skip
-"""Fields of LoraConfig that say which modules are trained, or how training began: here there is one module."""
 
 
 def needed(laid: Laid, weight: str) -> tuple[str, ...]:
@@ -68,13 +58,15 @@ def live(laid: Laid, weight: str, before: Weights) -> dict[str, "torch.Tensor"]:
             fused = change.factors.expert is not None
             return (_experts if fused else _linear)(laid, change, change.factors, before)
         as_before = change.tokens is None and change.replaced_by is None  # a saved copy of what was there
-        return {weight: before[weight] if as_before else _kept(laid, change, before[weight])}
+        return {weight: before[weight] if as_before else kept(laid, change, before[weight])}
 
 
 def _whole(laid: Laid, whole: "Whole", before: Weights) -> dict[str, "torch.Tensor"]:
     """A module as PEFT merges it, or so much of its change as the adapter's factor says."""
     modules: Any = laid.layer.modules
-    done = modules.merged(whole.module, before[whole.weight], before.get(whole.bias or ""))
+    over = laid.layer.changes.by_weight[whole.weight].replaced_by
+    weight = before[whole.weight] if over is None else laid.tensor(over)
+    done = modules.merged(whole.module, weight, before.get(whole.bias or ""))
     made = {name: tensor for name, tensor in ((whole.weight, done.weight), (whole.bias, done.bias)) if name}
     factor = laid.layer.weight
     if factor == 1:
@@ -89,20 +81,23 @@ def _linear(laid: Laid, change: "Change", factors: "Factors", before: Weights) -
     module = module_of(laid, factors.a, weight)
     base = before[weight] if change.replaced_by is None else laid.tensor(change.replaced_by)
     if change.tokens is not None and change.tokens.first:
-        base = _kept(laid, change, base)
+        base = kept(laid, change, base)
     name = f"{weight.removesuffix('weight')}bias"
     bias_change = laid.layer.changes.by_weight.get(name)
     added = bias_change.added if bias_change is not None else None
-    config = _config(laid.adapter)
+    config = config_of(laid.adapter)
     config.target_modules = {module}
     bias = before[name].clone() if added is not None else None
+    trained = bias_change.replaced_by if bias_change is not None and added is not None else None
+    if trained is not None:
+        config.bias = laid.adapter.config["bias"]
     turned = factors.conv1d
     base = base.double() if in_double(laid, weight) else base.clone()
-    model = _wrapped(module, around(module, base, bias, turned=turned), config)
+    model = wrapped(module, around(module, base, bias, turned=turned), config)
     form = "lora_embedding_{}" if factors.turned else "lora_{}.weight"
     tensors = {form.format("A"): factors.a, form.format("B"): factors.b, "lora_magnitude_vector": factors.magnitude}
-    tensors |= {"lora_B.bias": added.vector if added else None}
-    layer = _loaded(model, module, {end: laid.tensor(name) for end, name in tensors.items() if name})
+    tensors |= {"lora_B.bias": added.vector if added else None, "base_layer.bias": trained}
+    layer = loaded(model, module, {end: laid.tensor(name) for end, name in tensors.items() if name})
     _scale(layer, laid.layer.weight)
     layer.merge(safe_merge=False)
     done = layer.get_base_layer()
@@ -121,10 +116,10 @@ def _experts(laid: Laid, change: "Change", factors: "Factors", before: Weights) 
     stack = torch.stack([_joined([before[name] for name in expert], part) for expert in names])
     holder.register_parameter(parameter, torch.nn.Parameter(stack, requires_grad=False))
     holder.is_transposed = part.turned is True and not factors.turned  # as transformers marks its own
-    config = _config(laid.adapter)
+    config = config_of(laid.adapter)
     config.target_modules, config.target_parameters = [], [f"{module}.{parameter}"]
     a, b = _as_peft_packs(laid.tensor(factors.a), laid.tensor(factors.b), factors, as_stored=part.turned is True)
-    layer = _loaded(_wrapped(module, holder, config), module, {"lora_A.weight": a, "lora_B.weight": b})
+    layer = loaded(wrapped(module, holder, config), module, {"lora_A.weight": a, "lora_B.weight": b})
     _scale(layer, laid.layer.weight)
     layer.merge(safe_merge=False)
     done = getattr(layer.get_base_layer(), parameter).detach()
@@ -181,86 +176,3 @@ def _as_peft_packs(
         return a, b.contiguous()
     columns = b.reshape(len(b), -1, count).permute(2, 1, 0)
     return columns.reshape(len(a), -1).contiguous(), by_expert.permute(2, 1, 0).reshape(a.shape[1], -1).contiguous()
-
-
-def _kept(laid: Laid, change: "Change", before: "torch.Tensor") -> "torch.Tensor":
-    """What PEFT keeps of a module that was saved whole, or of which some tokens were trained: its wrapper's weight."""
-    config = _config(laid.adapter)
-    config.target_modules = {WITNESS}
-    if change.tokens is not None:
-        module = module_of(laid, change.tokens.rows, change.weight)
-        config.trainable_token_indices = {module: list(change.tokens.ids)}
-        names = {"token_adapter.trainable_tokens_delta": change.tokens.rows}
-    else:
-        replaced_by = str(change.replaced_by)
-        if change.weight.endswith("bias"):
-            return _bias(laid, change.weight, replaced_by, before)
-        module = module_of(laid, replaced_by, change.weight)
-        config.modules_to_save = [module]
-        names = {"weight": replaced_by}
-    model = _wrapped(module, around(module, before.clone()), config, witness=True)
-    tensors = {end: laid.tensor(name) for end, name in names.items()}
-    _loaded(model, module, tensors, exactly=False)
-    done = model.merge_and_unload().get_submodule(module)
-    finished: torch.Tensor = done.weight.detach()
-    return finished
-
-
-def _bias(laid: Laid, bias: str, stored: str, before: "torch.Tensor") -> "torch.Tensor":
-    """A bias as PEFT loads it: into the module itself, a copy that it saves, or a layer around it, by its name there.
-
-    The weight beside it is nothing: no bias depends on one.
-    """
-    module = module_of(laid, stored, bias)
-    config = _config(laid.adapter)
-    config.use_dora = False
-    inner = ".base_layer." in stored
-    config.target_modules = {module if inner else WITNESS}
-    if not inner and laid.adapter.config.get("bias", "none") == "none":
-        config.modules_to_save = [module]
-    no_weight = nothing((len(before), 1)).clone()
-    model = _wrapped(module, around(module, no_weight, before.clone()), config, witness=not inner)
-    tensors = {"base_layer.bias": laid.tensor(stored)} if inner else {"bias": laid.tensor(stored), "weight": no_weight}
-    _loaded(model, module, tensors, exactly=False)
-    finished: torch.Tensor = model.merge_and_unload().get_submodule(module).bias.detach()
-    return finished
-
-
-def _config(adapter: "Adapter") -> Any:  # noqa: ANN401  (PEFT has no types)
-    """PEFT's configuration of an adapter, for any one module."""
-    from peft import LoraConfig  # noqa: PLC0415  (seconds to import)
-
-    known = {field.name for field in fields(LoraConfig)} - {"peft_type", *NONE}
-    config = LoraConfig(**{name: value for name, value in adapter.config.items() if name in known})
-    config.bias, config.init_lora_weights, config.ensure_weight_tying = "none", True, False
-    config.inference_mode = True
-    return config
-
-
-def _wrapped(module: str, layer: "torch.nn.Module", config: Any, *, witness: bool = False) -> Any:  # noqa: ANN401
-    """PEFT's model of a tree that holds one module under its name, and beside it one to be targeted, if asked for."""
-    import peft  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-
-    tree = torch.nn.Module()
-    *parents, last = module.split(".")
-    inner = tree
-    for name in parents:
-        inner.add_module(name, torch.nn.Module())
-        inner = inner.get_submodule(name)
-    inner.add_module(last, layer)
-    if witness:
-        tree.add_module(WITNESS, around(WITNESS, nothing((1, 1)).clone()))
-    return peft.PeftModel(tree, copy(config), NAME).eval()
-
-
-def _loaded(model: Any, module: str, tensors: Weights, *, exactly: bool = True) -> Any:  # noqa: ANN401
-    """PEFT's layer with the file's tensors in it; MergeError where they are not those that PEFT has for it."""
-    from peft import set_peft_model_state_dict  # noqa: PLC0415
-
-    state = {f"{PREFIX}{module}.{end}": tensor for end, tensor in tensors.items()}
-    expected = set(saved(model, module))
-    if exactly and expected != set(state):
-        raise MergeError(f"PEFT's layer of {module} has {', '.join(sorted(expected))}, the file {', '.join(state)}.")
-    set_peft_model_state_dict(model, state, NAME)
-    return model.get_submodule(PREFIX + module)

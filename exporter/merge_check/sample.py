@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converters.spec import EMBEDDING
 from exporter.merge.coverage import kind_of
+from exporter.merge.lora import ALPHA
 
 if TYPE_CHECKING:
     from exporter.merge import Layer, Merged
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 SAMPLE = 8
 """Modules that are compared, where there are fewer kinds."""
 UNCHANGED = "saved as it was"
+RESIZED = "resized"
 Pair = tuple[int, int, object]
 """Which adapter it is, a rank and an alpha of it."""
 
@@ -59,12 +62,21 @@ def choose(source: "Merged", adapters: "Sequence[Adapter]", changed: Sequence[st
 
 def how(name: str, source: "Merged") -> str:
     """What the adapters do to a weight, one after another, in a word or two each."""
-    changes = (layer.changes.by_weight.get(name) for layer in source.layers)
-    return ", then ".join(_how(change) for change in changes if change is not None)
+    shapes = source.base.shapes()
+    shape = shapes.get(name) or shapes[EMBEDDING]
+    words = []
+    for layer in source.layers:
+        change = layer.changes.by_weight.get(name)
+        if change is not None:
+            after = layer.shape(change, shape)
+            words.append(_how(change, resized=after != shape))
+            shape = after
+    return ", then ".join(words)
 
 
-def _how(change: "Change") -> str:
+def _how(change: "Change", *, resized: bool) -> str:
     words = {
+        RESIZED: resized,
         "replaced": change.replaced_by is not None and change.replaced_by != change.origin,
         "DoRA": change.factors is not None and change.factors.magnitude is not None,
         "added": (change.factors is not None and change.factors.magnitude is None) or change.added is not None,
@@ -91,7 +103,7 @@ def _pairs(name: str, layers: "Sequence[tuple[Layer, Adapter]]") -> set[Pair]:
 
 def _alpha(adapter: "Adapter", module: str) -> object:
     """What alpha_pattern says of a module, else lora_alpha."""
-    patterns, default = adapter.config.get("alpha_pattern"), adapter.config.get("lora_alpha")
+    patterns, default = adapter.config.get("alpha_pattern"), adapter.config.get("lora_alpha", ALPHA)
     if not isinstance(patterns, dict) or not patterns:
         return default
     from peft.utils.other import get_pattern_key  # noqa: PLC0415  (seconds to import)

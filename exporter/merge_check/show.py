@@ -5,6 +5,8 @@ from typing import Any
 
 from exporter.text import printable
 
+LEGEND = """‖·‖ is the Frobenius norm, Δ what training added to the base's weight W. `difference` is the largest of all
+numbers of a weight; `allowed` is 2^-22 of the largest number in W or Δ: what float32 sums in another order."""
 MOST = 10
 """Changed weights that a reader is shown, those with the largest relative changes."""
 
@@ -33,10 +35,11 @@ def render(document: dict[str, Any]) -> str:
         f"merge: {document['status']}",
         f"{len(document['weights'])} weights changed, {len(document['untouched'])} untouched, head {document['head']}",
         _agreement(document),
+        *_said(document),
         *(f"left out: {name}, of a part that is not exported" for name in document["left_out"]),
         *(f"remark: {text}" for text in document["remarks"]),
     ]
-    return "\n\n".join(["\n".join(map(printable, lines)), *tables])
+    return "\n\n".join(["\n".join(map(printable, lines)), *tables, LEGEND])
 
 
 def _largest(document: dict[str, Any]) -> str:
@@ -63,7 +66,14 @@ def render_written(document: dict[str, Any]) -> str:
     read = f"{document['compared']} of {document['weights']} weights"
     lines = [made, f"{read} read back from the new files (first and last rows), equal to what was meant"]
     lines += [f"not copied: {printable(name)} of the base, no short text" for name in document["not_copied"]]
-    return "\n".join([*lines, "", printable(document["folder"])])
+    return "\n".join([*lines, *map(printable, _said(document)), "", printable(document["folder"])])
+
+
+def _said(document: dict[str, Any]) -> list[str]:
+    """What the adapter lies over, and the run's notes and warnings; nothing where the document has none of these."""
+    over = [f"over: {document['over']}"] if document.get("over") else []
+    notes, warnings = document.get("notes", ()), document.get("warnings", ())
+    return [*over, *(f"note: {text}" for text in notes), *(f"warning: {text}" for text in warnings)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:

@@ -44,8 +44,7 @@ def build(run: "Run", profiles: Sequence[Profile], source: "Merged", wishes: Wis
         source: the finished weights, of which only names, shapes and stored types are asked.
         wishes: what is to happen beside.
     """
-    _check_head(run, source)
-    shapes = of_text(run, every := source.shapes())
+    shapes = of_text(run, every := _shapes(run, source))
     config = dict(run.config) | {"vocab_size": shapes[EMBEDDING][0]}
     tensors, zeros = lay_out(run.family, config, shapes)
     ledger = _vocabulary(run, source, files := read_files(run.tokenizer_files))
@@ -85,13 +84,14 @@ def check_weights(run: "Run", shapes: Shapes) -> None:
     lay_out(run.family, dict(run.config) | {"vocab_size": text[EMBEDDING][0]}, text)
 
 
-def _check_head(run: "Run", source: "Merged") -> None:
-    """PlanError for a head of its own that the family's graph cannot hold."""
+def _shapes(run: "Run", source: "Merged") -> dict[str, tuple[int, ...]]:
+    """The finished weights' shapes. PlanError for a head of its own that the family's graph cannot hold."""
     if not source.tied and run.family.head == "never":
         raise PlanError(
             f"{run.path}: its head differs from its embedding, and llama.cpp's graph of {run.family.arch} has only one "
             "tensor for both. Train embedding and head alike (PEFT: ensure_weight_tying), or neither."
         )
+    return source.shapes()
 
 
 def _metadata(

@@ -92,7 +92,7 @@ def write_report(document: Document, folder: Path) -> list[Path]:
 
 def _replace(path: Path, text: str) -> Path:
     """Write ``text`` as the whole of ``path``, flushed to disk, through a file beside it; return ``path``."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".ggufx-{path.name}.partial")  # a name that no file of a user's has
     try:
         partial.unlink(missing_ok=True)
         with partial.open("xb") as stream:  # x: a link of this name is never followed to a file elsewhere

@@ -1,6 +1,7 @@
 """The adapters of a run: the one in its folder, and those that are asked for on top."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -8,16 +9,19 @@ from exporter.config import read_json
 from exporter.errors import RunError
 from exporter.run.folder import ADAPTER_FILES, has_model
 from exporter.run.hub import expanded, is_folder, resolve
+from exporter.run.seen import seen_in
 from exporter.run.shards import recovery
 from exporter.run.values import Adapter
 
 REPLICATION = "layer_replication"
 LARGEST = 1e30
+BESIDE = "lora_adapter"
+"""Where verl's merger puts an adapter, inside the folder of its base."""
 MOST_LAYERS = 4096
 """More than any model has."""
 
 
-def own_adapter(folder: Path, *, base: str | None, over: bool = False) -> tuple[Adapter, ...]:
+def own_adapter(folder: Path, *, base: str | None, over: bool = False, alone: bool = True) -> tuple[Adapter, ...]:
     """The adapter in a folder; none in a full model's.
 
     RunError where it is incomplete, or lies beside a whole model and no base was given, or a model was given one.
@@ -26,11 +30,19 @@ def own_adapter(folder: Path, *, base: str | None, over: bool = False) -> tuple[
         folder: the run's.
         base: ``--base``.
         over: whether the folder may hold a whole model too, since it is known what lies below.
+        alone: whether no other adapter is to be laid over what the folder holds.
     """
     if not (folder / "adapter_config.json").exists():
         if base is not None:
             raise RunError(f"{folder}: is a full model, not an adapter, so --base {base} has no meaning. Leave it out.")
+        if alone and (folder / BESIDE / "adapter_config.json").exists():
+            raise RunError(
+                f"{folder}: holds a whole model, and an adapter in {BESIDE}, as verl's merger leaves them: the model is"
+                f" the one before training. To export the adapter over it, give {folder / BESIDE} and --base {folder}; "
+                f"to export the model alone, move {BESIDE} away."
+            )
         return ()
+    seen = seen_in(folder)
     config = read_json(folder / "adapter_config.json")
     if "peft_type" not in config and ("lora_parameters" in config or "fine_tune_type" in config):
         raise RunError(_of_mlx(folder, config))
@@ -46,12 +58,19 @@ def own_adapter(folder: Path, *, base: str | None, over: bool = False) -> tuple[
             f"{folder}: adapter_config.json is there, but neither of {', '.join(ADAPTER_FILES)}. "
             + (recovery(folder) or "Copy it from the run.")
         )
-    return (Adapter(folder, config, weights),)
+    return (Adapter(folder, config, weights, seen=seen),)
 
 
 def more_adapters(asked: Sequence[str]) -> tuple[Adapter, ...]:
     """The adapters of ``--adapter DIR[:WEIGHT]``, in order. RunError for one that is none, or no number."""
     return tuple(_asked(one) for one in asked)
+
+
+def laid_twice(adapters: Sequence[Adapter]) -> tuple[str, ...]:
+    """A warning for each adapter that was given before."""
+    files = [adapter.weights.resolve() for adapter in adapters]
+    again = dict.fromkeys(str(one.folder) for k, one in enumerate(adapters) if files[k] in files[:k])
+    return tuple(f"{folder}: was given more than once, so its changes are added as often." for folder in again)
 
 
 def _asked(asked: str) -> Adapter:
@@ -69,7 +88,7 @@ def _asked(asked: str) -> Adapter:
     if not found:
         raise RunError(f"{folder}: holds no adapter (adapter_config.json). Give --adapter the folder of one.")
     given = folder if is_folder(expanded(name)) else Path(name)
-    return Adapter(folder, found[0].config, found[0].weights, weight, given)
+    return replace(found[0], weight=weight, given=given)
 
 
 def replication(adapters: Sequence[Adapter], layers: object) -> tuple[int, ...] | None:

@@ -8,7 +8,16 @@ from pathlib import Path
 from exporter.config import read_json
 from exporter.errors import RunError
 from exporter.run.folder import config_file, has_model, is_native
-from exporter.run.hub import HUB_ID, cached_spelling, expanded, in_cache, is_folder, resolve
+from exporter.run.hub import (
+    HUB_ID,
+    cached_name,
+    cached_spelling,
+    expanded,
+    in_cache,
+    is_folder,
+    refuse_revision,
+    resolve,
+)
 from exporter.run.traces import Traces
 from exporter.run.values import Adapter
 
@@ -71,6 +80,8 @@ def find_base(adapter: Adapter, traces: Traces, given: tuple[str | None, str | N
     beside = adapter.folder / name
     here = beside if override is None and is_folder(beside) else expanded(name)
     source = None if override or is_folder(here) else sixteen_bit(name)
+    if is_folder(here):
+        refuse_revision(name, "base", revision)
     told = adapter.config.get("revision")  # the base's, in PEFT's words; of the 4-bit one where that is named
     revision = revision or (told if not override and not source and isinstance(told, str) and told else None)
     hint = _hint(adapter, name, run) if not override else ""
@@ -82,8 +93,13 @@ def find_base(adapter: Adapter, traces: Traces, given: tuple[str | None, str | N
     require_hugging_face(folder)
     if not override:
         _check_one(adapter.folder, named, folder)
-    shown = folder.name if Path(name).is_absolute() or name.startswith(".") else source or name
-    return Base(shown, folder, found_by, _notes(name, source, found_by, told))
+    return Base(_shown(source or name, folder), folder, found_by, _notes(name, source, found_by, told))
+
+
+def _shown(name: str, folder: Path) -> str:
+    """What a base is called: as it was named, or as its folder where that was a path; never as a commit."""
+    path = Path(name).is_absolute() or name.startswith(".")
+    return (cached_name(name) or cached_name(folder) or folder.name) if path else name
 
 
 def require_hugging_face(base: Path) -> None:
@@ -146,7 +162,7 @@ def _check_one(run: Path, named: Sequence[tuple[str, str]], folder: Path) -> Non
     (first, by), *others = named
     config: Mapping[str, object] = read_json(folder / "config.json")
     made_of = config.get("_name_or_path")
-    known = {_model(first), _model(folder.name), _model(made_of) if isinstance(made_of, str) else ""}
+    known = {_model(first), _model(str(folder)), _model(made_of) if isinstance(made_of, str) else ""}
     for other, other_by in others:
         if _model(other) and _model(other) not in known:
             raise RunError(
@@ -170,8 +186,7 @@ def check_bases(run: Path, found: Base, more: Sequence[Adapter]) -> None:
 
 def _model(name: str) -> str:
     """What is left of a model's name to compare: no owner or folder, no case, no 4-bit ending, one of its spellings."""
-    cached = re.search(r"models--[^/\\]+?--([^/\\]+)[/\\]snapshots", name)
-    last = cached.group(1) if cached else re.split(r"[\\/]", name.rstrip("\\/"))[-1]
+    last = re.split(r"[\\/]", (cached_name(name) or name).rstrip("\\/"))[-1].replace("___", ".")  # ModelScope's dots
     plain = FOUR_BIT.sub("", last.lower()).removeprefix("meta-").removesuffix("-hf").strip(".")
     return ALSO_CALLED.get(plain, plain)
 

@@ -13,6 +13,8 @@ STEPS = (r"checkpoint-\d+", r"epoch_\d+", r"global_steps?_\d+")
 """Folders of one state of a run: the Trainer's and what is built on it; torchtune's; verl's."""
 INNER = ("actor/lora_adapter", "lora_adapter", "actor/huggingface", "huggingface")
 """Where verl keeps an adapter or a model beside its shards: what can be read as it is comes first."""
+VERL = ("model_world_size_*_rank_*.pt", "extra_state_world_size_*_rank_*.pt", "lora_train_meta.json")
+"""Files that verl alone writes, into the folder that it keeps an adapter or a model in."""
 NATIVE = "consolidated*.safetensors"
 """The weights of Mistral's own format."""
 
@@ -114,7 +116,31 @@ def _has_all_weights(folder: Path) -> bool:
 def places(given: Path, folder: Path) -> tuple[Path, ...]:
     """Where a trainer's files may lie: the weights' folder, and those above it up to the whole run's."""
     found = [folder]
-    steps = "|".join((*STEPS, "actor", "huggingface", "lora_adapter"))
-    while (found[-1] != given and given in found[-1].parents) or re.fullmatch(steps, found[-1].name):
+    while (found[-1] != given and given in found[-1].parents) or _is_part(found[-1]):
         found.append(found[-1].parent)
     return tuple(found)
+
+
+def tokenizer_places(given: Path, folder: Path) -> tuple[Path, ...]:
+    """Where a run's tokenizer may lie: the same folders, and verl's folder of small files beside its shards."""
+    pairs = ((place, place / "huggingface") if is_verls(place) else (place,) for place in places(given, folder))
+    return tuple(dict.fromkeys(one for pair in pairs for one in pair if one.is_dir()))
+
+
+def is_verls(folder: Path) -> bool:
+    """Whether verl wrote a folder: it is a step's, an actor's in one, or holds files that only verl writes."""
+    if folder.name == "actor" and (_is_step(folder.parent) or (folder / "huggingface" / "config.json").is_file()):
+        return True
+    return re.fullmatch(STEPS[-1], folder.name) is not None or any(any(folder.glob(pattern)) for pattern in VERL)
+
+
+def _is_step(folder: Path) -> bool:
+    """Whether a folder is called as one state of a run."""
+    return re.fullmatch("|".join(STEPS), folder.name) is not None
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder belongs to the run around it: a state of it, or what verl, or verl's merging, left in one."""
+    above = folder.parent
+    merged = folder.name == "lora_adapter" and is_verls(above.parent)
+    return above != folder and (_is_step(folder) or is_verls(above) or merged)

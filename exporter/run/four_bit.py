@@ -13,13 +13,18 @@ from exporter.errors import RunError
 from exporter.run.base import FOUR_BIT
 from exporter.run.folder import places
 from exporter.run.hub import HUB_ID, expanded, in_cache, is_folder
-from exporter.run.said import LARGEST
+from exporter.run.said import front_matter, read_text, tags_of
 from exporter.run.values import FourBit, Run
 
 KINDS = ("nf4", "fp4")
-CARD = re.compile(r"`bitsandbytes` quantization config was used during training:\s*\n((?:\s*- \w+:.*\n?)+)")
+CARD = re.compile(r"`bitsandbytes` quantization config was used during training:\s*\n((?:[ \t]*- \w+:.*\n?)+)")
 """What PEFT writes into a model card: its ``create_or_update_model_card``."""
-WORDS = re.compile(r"(?<![\w/-])qlora(?![\w/-])|load_in_4bit[\"']?\s*[:=]\s*true", re.IGNORECASE)
+TAG = "qlora"
+FENCE = re.compile(r"^```", re.MULTILINE)
+LANGUAGES = ("", "yaml", "yml", "json")
+"""Of blocks in a card that are settings; code may as well show how to load the model."""
+INNER = ("bnb_config_kwargs", "model")
+"""Mappings in a trainer's YAML that are looked into."""
 DYNAMIC = re.compile(r"-(?:unsloth|dynamic)-bnb-4bit$", re.IGNORECASE)
 """Unsloth's names of repositories whose config.json lists modules that stay in 16 bits."""
 NAME = re.compile(r"[\w.-]+")
@@ -28,7 +33,7 @@ NOBODY_SAYS = (
     "--qlora-base nf4 was given, but no file of the run says that it was trained in 4 bits: if it was trained over the "
     "16-bit base, the rounding only makes the model worse. Leave --qlora-base out unless you know that it was QLoRA."
 )
-TRANSFORMERS = re.compile(r"^- Transformers:? (\d+)\.", re.MULTILINE)
+TRANSFORMERS = re.compile(r"^- Transformers:? (\d{1,4})\.", re.MULTILINE)
 """A line under "Framework versions", which the Trainer writes into a model card."""
 
 
@@ -49,7 +54,7 @@ def lay_over(run: Run, qlora_base: str) -> Run:
         raise RunError(
             f"{run.path}: is a full model, not an adapter, so --qlora-base {qlora_base} has no meaning. Leave it out."
         )
-    settings = said or FourBit()
+    settings = said or FourBit(transformers=_version(_places(run)))
     warnings = run.warnings if said else (*run.warnings, NOBODY_SAYS)
     if settings.unknown is not None:
         raise RunError(
@@ -63,13 +68,17 @@ def read_four_bit(run: Run) -> FourBit | None:
     """What a run with an adapter says of 4 bits, the surest place first; None where nothing says so."""
     if not run.adapters:
         return None
-    given = run.path if is_folder(expanded(run.path)) else run.folder
-    found = places(given, run.folder)
-    ways = (_in_configs((*found, run.base)), _in_cards(found), _in_yamls(found), _in_names(run), _in_words(found))
-    said = next(chain.from_iterable(ways), None)
+    found = _places(run)
+    ways = (_in_configs((*found, run.base)), _in_cards(found), _in_yamls(found), _in_names(run))
+    said = next(chain(chain.from_iterable(ways), _in_blocks(found), _in_tags(found)), None)
     if said is None:
         return None
     return replace(said, transformers=_version(found), unknown=said.unknown or _not_followed(said))
+
+
+def _places(run: Run) -> tuple[Path, ...]:
+    """The folders of a run in which its trainer may have said something."""
+    return places(run.path if is_folder(expanded(run.path)) else run.folder, run.folder)
 
 
 def _not_followed(said: FourBit) -> str | None:
@@ -110,7 +119,7 @@ def _called(file: Path) -> str:
 def _in_cards(found: tuple[Path, ...]) -> Iterator[FourBit]:
     """By the list in the card that PEFT writes."""
     for place in found:
-        listed = CARD.search(_text(place / "README.md"))
+        listed = CARD.search(read_text(place / "README.md"))
         fields = dict(re.findall(r"- (\w+):[ \t]*(.*)", listed[1])) if listed else {}
         if one := _of_fields(fields, "README.md"):
             yield one
@@ -135,7 +144,7 @@ def _of_fields(fields: Mapping[str, object], said_by: str) -> FourBit | None:
 def _in_yamls(found: tuple[Path, ...]) -> Iterator[FourBit]:
     """By the YAML of LLaMA-Factory, TRL or Axolotl, each with the trainer's own defaults."""
     for file in (file for place in found for pattern in ("*.yaml", "*.yml") for file in sorted(place.glob(pattern))):
-        fields = _scalars(_text(file))
+        fields = _scalars(read_text(file))
         if one := _of_yaml(fields, file.name):
             yield one
 
@@ -179,43 +188,44 @@ def _in_names(run: Run) -> Iterator[FourBit]:
         yield told or FourBit(because=because, unknown=unknown if DYNAMIC.search(name) else None)
 
 
-def _in_words(found: tuple[Path, ...]) -> Iterator[FourBit]:
-    """By the words of a model card, which say nothing of the settings."""
-    yield from (FourBit(because="README.md") for place in found if WORDS.search(_text(place / "README.md")))
+def _in_blocks(found: tuple[Path, ...]) -> Iterator[FourBit]:
+    """By settings that stand in a card as a block of their own, as Axolotl's configuration does."""
+    for place in found:
+        parts = FENCE.split(read_text(place / "README.md"))
+        for language, _, body in (part.partition("\n") for part in parts[1:-1:2]):  # inside of fences that are closed
+            fields = _scalars(body) if language.strip().lower() in LANGUAGES else {}
+            of = _of_fields if "bnb_4bit_use_double_quant" in fields else _of_yaml  # BitsAndBytesConfig's name for it
+            if one := of(fields, "README.md"):
+                yield one
+
+
+def _in_tags(found: tuple[Path, ...]) -> Iterator[FourBit]:
+    """By the tags of a model card, which say nothing of the settings; its prose may be on anything."""
+    cards = (front_matter(read_text(place / "README.md")) or {} for place in found)
+    yield from (FourBit(because="README.md") for fields in cards if TAG in tags_of(fields))
 
 
 def _version(found: tuple[Path, ...]) -> int | None:
     """The first number of the version of transformers that a card names."""
-    versions = (TRANSFORMERS.search(_text(place / "README.md")) for place in found)
+    versions = (TRANSFORMERS.search(read_text(place / "README.md")) for place in found)
     return next((int(version[1]) for version in versions if version), None)
 
 
 def _scalars(text: str) -> dict[str, str]:
-    """A YAML mapping's plain values as they are written, by their names; those of a mapping in it by ``a.b``."""
+    """A YAML mapping's plain values as they are written, by their names; those of INNER's mappings by ``a.b``."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
+    outer = _entries(node)
+    inner = {f"{name}.{key}": value for name in INNER for key, value in _entries(outer.get(name)).items()}
+    return {name: value.value for name, value in (outer | inner).items() if isinstance(value, yaml.ScalarNode)}
+
+
+def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    """A mapping's nodes by their names; keys of another kind are left out, for an alias can make one without end."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    inner = [
-        (f"{key.value}.{name.value}", value)
-        for key, inside in pairs
-        if isinstance(inside, yaml.MappingNode)
-        for name, value in inside.value
-    ]
-    outer = [(str(key.value), value) for key, value in pairs]
-    return {name: value.value for name, value in (*outer, *inner) if isinstance(value, yaml.ScalarNode)}
-
-
-def _text(file: Path) -> str:
-    """The beginning of a file; empty where there is none."""
-    if not file.is_file():
-        return ""
-    try:
-        with file.open("rb") as opened:
-            return opened.read(LARGEST).decode("utf-8", errors="replace")
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read ({error.strerror}). Make it readable, or move it away.") from error
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
 
 
 def _yes(value: object) -> bool:

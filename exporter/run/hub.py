@@ -16,6 +16,9 @@ FETCHED = (
 FETCHED_BIN = ("*adapter_model*.bin", "*pytorch_model*.bin")
 """Fetched as well where those give no weights: most repositories that hold such files hold safetensors too."""
 
+SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots(?:[/\\]|$)")
+"""The part of a path in the Hub's cache that says which repository it is of."""
+
 ADVICE = {
     "run": "Give the run, a folder or a Hub id such as org/name.",
     "base": "adapter_config.json names it, or --base; it was looked for relative to the run and to the current folder. "
@@ -30,13 +33,14 @@ def resolve(name: str, revision: str | None, what: str, *, hint: str = "") -> Pa
 
     Args:
         name: a folder or a Hub id.
-        revision: the Hub revision.
+        revision: the Hub revision, which a folder has not.
         what: ``run``, ``base`` or ``adapter``, for the message.
         hint: a sentence that ends the message.
     """
     folder = expanded(name)
     try:
         if folder.is_dir():
+            refuse_revision(name, what, revision)
             return folder.resolve()
     except OSError as error:
         raise RunError(f"{name}: no folder can have this name ({error.strerror}). Give the {what}'s folder.") from error
@@ -46,6 +50,23 @@ def resolve(name: str, revision: str | None, what: str, *, hint: str = "") -> Pa
         found = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         raise RunError(f"{name}: {found}. {ADVICE[what]}{hint}")
     return _download(name, revision, what, hint)
+
+
+def refuse_revision(name: str, what: str, revision: str | None) -> None:
+    """RunError for a revision that was asked of a folder, ``what`` being ``run`` or ``base``."""
+    if revision is not None:
+        option = "--base-revision" if what == "base" else "--revision"
+        raise RunError(
+            f"{name}: is a folder here, which has no revisions; {option} {revision} was given, and expects a Hub "
+            f"repository. Leave {option} out, or give the {what} by its Hub id, such as org/name, from where no folder "
+            "is so called."
+        )
+
+
+def cached_name(place: str | Path) -> str | None:
+    """The Hub id of a repository by the path of a snapshot in the Hub's cache; None for every other path."""
+    found = SNAPSHOT.search(str(place))
+    return found.group(1).replace("--", "/", 1) if found else None
 
 
 def expanded(name: str | Path) -> Path:

@@ -9,14 +9,15 @@ from converters import REFUSED, find, llamacpp_knows, nearest
 from converters.spec import Config, Family
 from exporter.config import complete, read_config
 from exporter.errors import RunError
-from exporter.run.adapter import more_adapters, own_adapter, replication
+from exporter.run.adapter import laid_twice, more_adapters, own_adapter, replication
 from exporter.run.base import Base, check_bases, find_base
-from exporter.run.folder import NATIVE, config_file, places, weights_folder
+from exporter.run.folder import NATIVE, config_file, places, tokenizer_places, weights_folder
 from exporter.run.four_bit import lay_over
-from exporter.run.hub import expanded, is_folder, resolve
+from exporter.run.hub import cached_name, expanded, is_folder, resolve
+from exporter.run.seen import seen_in
 from exporter.run.traces import read_traces
 from exporter.run.values import Adapter, Asked, Run
-from exporter.tokenizer.files import find_tokenizer_files
+from exporter.tokenizer.files import find_tokenizer_files, tokenizer_folder
 from exporter.tokenizer.made import with_tokenizer_json
 
 
@@ -28,13 +29,15 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
     given = resolve(str(path), asked.get("revision"), "run")
     named = given if is_folder(expanded(path)) else Path(path)
     folder, notes = weights_folder(given)
-    base = asked.get("base")
-    own, more = own_adapter(folder, base=base), more_adapters(asked.get("adapters") or ())
+    base, revision = asked.get("base"), asked.get("base_revision")
+    own = own_adapter(folder, base=base, alone=not asked.get("adapters"))
+    more = more_adapters(asked.get("adapters") or ())
     traces = read_traces(places(given, folder), own[0].config if own else {})
-    itself = Base(given.name if given == named else str(named), folder)
-    found = find_base(own[0], traces, (base, asked.get("base_revision")), given) if own else itself
+    found = find_base(own[0], traces, (base, revision), given) if own else _itself(named, (given, folder), revision)
     if base is None:
         check_bases(given, found, more)
+    seen = seen_in(*tokenizer_places(given, folder), folder, found.folder)
+    tokenizer_files, elsewhere = _tokenizer(given, folder, found.folder)
     family, config, warnings, layers = _described(found.folder, [*own, *more])
     run = Run(
         path=named,
@@ -46,19 +49,36 @@ def open_run(path: str | Path, **asked: Unpack[Asked]) -> Run:
         adapters=(*own, *more),
         family=_behind_the_last(family, config),
         config=config,
-        tokenizer_files=with_tokenizer_json(
-            find_tokenizer_files(folder if (folder / "tokenizer.json").exists() else given, found.folder)
-        ),
-        notes=(*notes, *found.notes, *_beside(found.folder), *traces.notes),
-        warnings=warnings,
+        tokenizer_files=tokenizer_files,
+        notes=(*notes, *elsewhere, *found.notes, *_beside(found.folder), *traces.notes),
+        warnings=(*warnings, *laid_twice((*own, *more))),
         trainer_from=traces.trainer_from,
         dataset=traces.dataset,
         dataset_from=traces.dataset_from,
         base_from=found.found_by,
         packing=asked.get("packing"),
         layers=layers,
+        seen=seen,
     )
     return lay_over(run, asked.get("qlora_base", "full"))
+
+
+def _itself(named: Path, places: tuple[Path, Path], revision: str | None) -> Base:
+    """A full model, which is its own base, by its folder and that of its weights. RunError for --base-revision."""
+    given, folder = places
+    if revision is not None:
+        raise RunError(
+            f"{given}: is a full model, not an adapter, so --base-revision {revision} has no meaning. Leave it out; "
+            "--revision tells the run's own."
+        )
+    return Base((cached_name(given) or given.name) if given == named else str(named), folder)
+
+
+def _tokenizer(given: Path, folder: Path, base: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """A tokenizer's files, and a note where it lies neither in the run's folder, nor beside its weights."""
+    place = tokenizer_folder(tokenizer_places(given, folder)) or folder
+    note = () if place in {given, folder, base} else (f"took the tokenizer of {place.parent.name}/{place.name}",)
+    return with_tokenizer_json(find_tokenizer_files(place, base)), note
 
 
 def _described(

@@ -19,7 +19,9 @@ def class_of(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             inner = next((one for one in archive.infolist() if one.filename.endswith("/data.pkl")), None)
-            if inner is None or inner.file_size > LARGEST:
+            if inner is None or inner.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing
+                return None
+            if max(inner.file_size, inner.compress_size) > LARGEST:
                 return None
             data = archive.read(inner)
         opening = []

@@ -12,12 +12,24 @@ from exporter.errors import RunError
 
 LARGEST = 2**17
 """Bytes of a file that are read: a configuration, or a card, has a few thousand."""
-WORDS = ("llama-factory", "axolotl", "unsloth", "trl")
-"""Trainers by the words and tags of a model card, in this order: what stands first is built on what comes after."""
-WORD = r"(?<![\w/-]){}(?![\w/-])"
-"""A word by itself, not the owner of a model or data set (``unsloth/…``), nor the end of a link."""
-LOADERS = {"json", "csv", "text", "parquet", "arrow", "xml"}
-"""Names of file formats, which stand where a dataset's name does when it is a file of one's own."""
+# What each trainer itself writes into a model card, beside a tag of its name; prose about trainers says nothing of the
+# run. In this order, for what stands first is built on what comes after.
+MARKS = {
+    "llama-factory": None,
+    "axolotl": re.compile(r'^[-* ]{0,4}\[<img [^>\n]{0,500}\balt="Built with Axolotl"', re.MULTILINE),
+    "unsloth": re.compile(r"^This (?:[\w.-]{1,80} )?model was trained 2x faster with \[Unsloth\]", re.MULTILINE),
+    "trl": re.compile(r"^It has been trained using \[TRL\]", re.MULTILINE),
+}
+LOADERS = {
+    *("json", "csv", "text", "parquet", "arrow", "xml", "pandas", "sql", "hdf5", "generator", "webdataset"),
+    *("imagefolder", "audiofolder", "videofolder", "pdffolder"),
+}
+"""Loaders of the ``datasets`` library, which stand where a dataset's name does when it is a file of one's own."""
+NO_NAMES = LOADERS | {"none"}
+"""What a card has in a name's place where its trainer was told none."""
+FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(|.*?\n)---[ \t]*\r?(?:\n|\Z)", re.DOTALL)
+AXOLOTL = "<summary>See axolotl config</summary>"
+"""What stands above Axolotl's configuration in its card."""
 SENTENCE = re.compile(
     r"fine-tuned version of \[[^\]\n]{0,300}\]\([^)\n]{0,300}\) on (?!an unknown)([^\n]{1,2000}?) datasets?\."
 )
@@ -72,7 +84,7 @@ FORMS = (
 
 def read_yaml(file: Path) -> Said | None:
     """What a trainer's YAML says; None for a file of another kind, or one that is no YAML."""
-    fields = _parse(_text(file))
+    fields = _parse(read_text(file))
     return _by_form(fields, file) if fields else None
 
 
@@ -93,32 +105,47 @@ def _by_form(fields: Mapping[str, Any], file: Path) -> Said | None:
 
 def read_card(file: Path) -> Said:
     """What a model card says: its front matter, Axolotl's configuration in it, the Trainer's sentence on the data."""
-    text = _text(file)
-    front = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)\n---[ \t]*\r?(?:\n|\Z)", text, re.DOTALL)
-    fields = _parse(front.group(1)) if front else {}
-    inside = text.partition("See axolotl config")[2].partition("```yaml\n")[2].partition("\n```")[0]
+    text = read_text(file)
+    fields = front_matter(text)
+    inside = text.partition(AXOLOTL)[2].partition("```yaml\n")[2].partition("\n```")[0]
     axolotl = _by_form(_parse(inside) or {}, file)
     named = (fields or {}).get("base_model")
     only = named[0] if isinstance(named, list) and len(named) == 1 else named  # several are those of a merge
-    bases = (only,) if isinstance(only, str) and only else ()
+    bases = (only,) if isinstance(only, str) and only.lower() not in {"", "none"} else ()
     return Said(
         file=file,
-        trainer=axolotl.trainer if axolotl else _by_words(text, fields or {}),
+        trainer=axolotl.trainer if axolotl else _by_marks(text, fields or {}),
         bases=(*(axolotl.bases if axolotl else ()), *bases),
-        datasets=(axolotl.datasets if axolotl else ()) or _datasets((fields or {}).get("datasets")) or _in_words(text),
+        datasets=(axolotl.datasets if axolotl else ())
+        or _named(_datasets((fields or {}).get("datasets")))
+        or _named(_in_words(text)),
         unread="its front matter is no YAML, so no base and no dataset were looked for in it"
         if fields is None
         else None,
     )
 
 
-def _by_words(text: str, fields: Mapping[str, Any]) -> str | None:
-    """The trainer by a card's tags, else by its words."""
+def front_matter(text: str) -> dict[str, Any] | None:
+    """A model card's fields, as far as they are strings, lists and mappings; None where they are no YAML mapping."""
+    front = FRONT.match(text)
+    return _parse(front.group(1)) if front else {}
+
+
+def tags_of(fields: Mapping[str, Any]) -> set[str]:
+    """The tags of a card's front matter, in lower case."""
     tags = fields.get("tags")
-    tagged = {tag.lower() for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
-    words = text[:20000].lower()
-    found = (word for word in WORDS if word in tagged)
-    return next(found, next((word for word in WORDS if re.search(WORD.format(word), words)), None))
+    return {tag.lower() for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
+
+
+def _by_marks(text: str, fields: Mapping[str, Any]) -> str | None:
+    """The trainer by a card's tags, or by what the trainer itself writes into it."""
+    tags = tags_of(fields)
+    return next((name for name, mark in MARKS.items() if name in tags or (mark and mark.search(text))), None)
+
+
+def _named(datasets: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a card's datasets that have a name of their own."""
+    return tuple(name for name in datasets if name.lower() not in NO_NAMES)
 
 
 def _in_words(text: str) -> tuple[str, ...]:
@@ -130,8 +157,10 @@ def _in_words(text: str) -> tuple[str, ...]:
     return tuple(re.sub(r"^\[([^\]]*)\].*", r"\1", name.strip()) for name in names)
 
 
-def _text(file: Path) -> str:
-    """The beginning of a file. RunError where it cannot be read."""
+def read_text(file: Path) -> str:
+    """The beginning of a file; empty where there is none. RunError where it cannot be read."""
+    if not file.is_file():
+        return ""
     try:
         with file.open("rb") as opened:
             return opened.read(LARGEST).decode("utf-8", errors="replace")
@@ -140,27 +169,28 @@ def _text(file: Path) -> str:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """A YAML mapping with its strings, lists and mappings, all else as None; None for what is no mapping.
+    """A YAML mapping with its strings, lists and mappings, all else as None; {} for nothing, None for all other kinds.
 
     Nothing is constructed: the nodes are looked at, each once, so that neither tags nor aliases nor merges can do
     more than their text is long.
     """
     try:
-        fields = _plain(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        fields = _plain(node, {}) if node else {}
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
 
 
 def _plain(node: yaml.Node | None, done: dict[int, object]) -> object:
-    """A node's value; None for a node within itself."""
+    """A node's value; None for a node within itself, and for one of another tag."""
     if id(node) not in done:
         done[id(node)] = None
         match node:
-            case yaml.MappingNode():
+            case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
                 entries = [(_plain(key, done), value) for key, value in node.value]
                 done[id(node)] = {key: _plain(value, done) for key, value in entries if isinstance(key, str)}
-            case yaml.SequenceNode():
+            case yaml.SequenceNode(tag="tag:yaml.org,2002:seq"):
                 done[id(node)] = [_plain(value, done) for value in node.value]
             case yaml.ScalarNode(tag="tag:yaml.org,2002:str"):
                 done[id(node)] = node.value
@@ -181,7 +211,7 @@ def _datasets(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     entries = value if isinstance(value, list) else [value]
-    return tuple(name for name in map(_dataset, entries) if name)
+    return tuple(dict.fromkeys(name for name in map(_dataset, entries) if name))  # aliases may repeat one without end
 
 
 def _dataset(entry: object) -> str | None:
@@ -191,5 +221,5 @@ def _dataset(entry: object) -> str | None:
     named = [entry.get(key) for key in ("path", "source")]
     files = entry.get("data_files")
     files = files[0] if isinstance(files, list) and files else files
-    places = [one for one in named if one not in LOADERS] if files else named
+    places = [one for one in named if isinstance(one, str) and one not in LOADERS] if files else named
     return next((one for one in (*places, files, entry.get("_component_")) if isinstance(one, str)), None)

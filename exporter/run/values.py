@@ -3,14 +3,17 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 
 from converters.spec import Config, Family, Projector
+from exporter.run.hub import cached_name
+from exporter.run.seen import Identity
 
 NOT_A_NAME = re.compile(
-    r"checkpoint-\d+|epoch_\d+|global_step_\d+|actor|huggingface|lora_adapter|adapter|lora|merged|outputs?|final|run|model",
+    r"checkpoint-\d+|epoch_\d+|global_step_\d+|actor|huggingface|lora_adapter|adapters?|checkpoints?|final|loras?|merged|"
+    r"models?|outputs?|results?|runs?|saves?",
     re.IGNORECASE,
 )
 PLAIN = ("r", "lora_alpha", "target_modules", "peft_version")
@@ -50,6 +53,8 @@ class Adapter:
     """The factor of its changes."""
     given: Path | None = None
     """The folder, or the Hub id, that ``--adapter`` gave; None: the run's own."""
+    seen: Mapping[Path, Identity] = field(default_factory=dict, repr=False, compare=False)
+    """The files of its folder, as they were before they were read."""
 
     @property
     def method(self) -> str:
@@ -59,7 +64,7 @@ class Adapter:
     @property
     def name(self) -> str:
         """What it is called: its folder, or the one around it where that says nothing."""
-        place = self.given or self.folder
+        place = Path(cached_name(self.given or self.folder) or self.given or self.folder)
         return next((name for name in (place.name, place.parent.name) if says_something(name)), "adapter")
 
     @property
@@ -145,6 +150,8 @@ class Run:
     """By whose rows the vision tower's weights are named; None: they are left out."""
     vision: Vision | None = None
     """The projector's file that was asked for too."""
+    seen: Mapping[Path, Identity] = field(default_factory=dict, repr=False, compare=False)
+    """The files of its folders, as they were before they were read; each adapter has its own."""
 
     @property
     def names(self) -> Family:
@@ -168,9 +175,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the model is called: the run's folder, or the base where the folder's name says nothing."""
-        names = [self.path.name, self.path.parent.name] if self.adapters else [self.path.name]
-        return next(filter(says_something, names), Path(self.base_name).name)
+        """What the model is called: the run's folder, or the one around it where its name says nothing of the run.
+
+        Where neither does, a run with an adapter has its own folder's name all the same, for the base's is the base's.
+        """
+        place = Path(cached_name(self.path) or self.path)
+        names = [place.name, place.parent.name] if self.adapters else [place.name]
+        own = place.name if self.adapters else ""
+        return next(filter(says_something, names), own or Path(self.base_name).name)
 
     @property
     def on_top(self) -> tuple[Adapter, ...]:

@@ -15,6 +15,7 @@ from exporter.merge import (
     check_effect,
     check_fit,
     check_layers,
+    check_shared,
     check_together,
     count_rows,
     is_tied,
@@ -109,6 +110,7 @@ def _layer(base: "Base", adapter: "Adapter", run: "Run", *, tied: bool) -> "Laye
     if adapter.config.get("ensure_weight_tying") and run.config.get("tie_word_embeddings"):
         _check_ensured(layer.changes, adapter)
     if tied:
+        check_shared(layer.changes, adapter)
         layer.changes = share_origin(layer.changes)
     rows = count_rows(base.shapes(), [(layer.changes, shapes)], tied=tied and is_tied(layer.changes, tensors))
     check(weigh(rows), adapter.weights)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 # One writer saves these together: they are taken from one folder, or tokens and flags of two models mix.
 CORE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 LOOSE = ("tokenizer.model", "tekken.json", "generation_config.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json", "added_tokens.json")
+"""Files that hold tokens, among those that `find_tokenizer_files` finds; a tiktoken file's name only ends alike."""
+SLOW = ("vocab.json", "merges.txt")
+"""What slow tokenizers of BPE leave beside: not read, but their folder holds a tokenizer."""
 NAMED_TEMPLATES = "additional_chat_templates"
 
 
@@ -63,6 +68,26 @@ def find_tokenizer_files(run: Path, base: Path | None = None) -> dict[str, Path]
     if not _has_template(found) and base is not None and (base / "tokenizer_config.json").is_file():
         found["chat_template.json"] = base / "tokenizer_config.json"  # same key, same forms
     return found
+
+
+def of_tokens(files: Mapping[str, Path]) -> list[Path]:
+    """Those of a tokenizer's files that hold tokens."""
+    return [file for name, file in files.items() if name in VOCABULARIES or name.endswith(".tiktoken")]
+
+
+def tokenizer_folder(places: Sequence[Path]) -> Path | None:
+    """The first folder with a tokenizer of any kind, else the first with any file of one; None where none has.
+
+    Args:
+        places: the folders in which a run's tokenizer may lie, the surest first.
+    """
+    whole = (place for place in places if _holds_tokens(place))
+    some = (place for place in places if set(find_tokenizer_files(place)) - {"generation_config.json"})
+    return next(chain(whole, some), None)
+
+
+def _holds_tokens(folder: Path) -> bool:
+    return bool(of_tokens(find_tokenizer_files(folder))) or any((folder / name).is_file() for name in SLOW)
 
 
 def read_files(files: Mapping[str, Path]) -> TokenizerFiles:
