@@ -42,7 +42,11 @@ def test_an_adapter_a_full_run_and_a_checkpoint_are_told_apart(base: Path, tmp_p
     [
         ("trainer_log.jsonl", "{}", "llama-factory"),
         ("axolotl_config.yaml", "", "axolotl"),
-        ("README.md", "This llama model was trained 2x faster with [Unsloth](https://x.org) and …", "unsloth"),
+        (
+            "README.md",
+            "This llama model was trained 2x faster with [Unsloth](https://github.com/unslothai/unsloth) and …",
+            "unsloth",
+        ),
         ("README.md", "It has been trained using [TRL](https://github.com/huggingface/trl).", "trl"),
         ("README.md", "A control of trolls.", "peft"),
     ],
