@@ -39,7 +39,8 @@ def test_every_row_of_a_projector_has_a_shape() -> None:
 def test_each_tensor_of_a_projector_is_compared_with_the_config(name: str, tmp_path: Path) -> None:
     run, source, _ = prepare(str(make(name, tmp_path)), [load_profile("f32")], Options(verify=False, mmproj="f16"))
     assert run.vision is not None
-    table, config = run.vision.projector.table, run.vision.config
+    assert run.tower is not None
+    table, config = run.tower.table, run.vision.config
     shapes = of_projector(table, source.shapes())
     lay_out(table, config, shapes)
     for weight, (rows, *rest) in shapes.items():
