@@ -17,7 +17,7 @@ from exporter import writer
 from exporter.pipeline import Options, prepare
 from exporter.profiles import load_profile
 
-STEPS = {"_rows": "read and merge", "_check": "check", "quantize": "quantize", "_put": "write", "header": "header"}
+STEPS = {"finished": "read and merge", "_check": "check", "quantize": "quantize", "_put": "write", "header": "header"}
 
 
 def main() -> None:
