@@ -7,6 +7,7 @@ import pytest
 import torch
 from adapters import adapted, finished, load, one_thread, quiet, source_of, train, write_adapter
 from checkpoints import of_peft, opened, same, state, write
+from exported import change_json
 from peft_cases import IDS
 from quantized_files import whole
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,7 @@ from tiny import make
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.checkpoint import with_changed_tower, write_checkpoint
-from exporter.errors import MergeError
+from exporter.errors import MergeError, RunError
 from exporter.merge_check import check_merge
 from exporter.run import open_run
 from exporter.source import open_source
@@ -205,3 +206,14 @@ def test_a_full_model_is_written_in_another_type(bases: dict[str, Path], tmp_pat
     assert same(state(tmp_path / "out"), load(bases["llama"]).state_dict())
     with pytest.raises(MergeError, match="holds no adapter, so there is no merge to check"):
         check_merge(run, open_source(run), lambda *_: None)
+
+
+def test_kinds_of_layers_that_are_all_alike_are_repeated_too(tmp_path: Path) -> None:
+    base = make("llama", tmp_path / "base")
+    change_json(base / "config.json", layer_types=["full_attention"] * 2)
+    run = write_adapter(tmp_path / "run", base, {}, layer_replication=[[0, 2], [1, 2]])
+    write(run, base, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["layer_types"] == ["full_attention"] * 3
+    change_json(base / "config.json", layer_types=["full_attention", "sliding_attention"])
+    with pytest.raises(RunError, match="this model's are of several kinds"):
+        open_run(run, base=str(base))

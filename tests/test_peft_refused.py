@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from adapters import load, one_thread
+from adapters import load, one_thread, source_of
 from peft_cases import CASES, FILE, adapters, bases, case, modules, opened, stored, train
+from tiny import make
 
 from exporter.errors import MergeError
 from exporter.merge.methods import ADDS, AGAIN, BIAS, HEAVY, MERGED, METHODS, NEEDED, RENAMED, WIDEST
@@ -126,3 +128,22 @@ def test_merging_needs_what_was_opened(bases: dict[str, Path], adapters: Callabl
         ours.merged("model.layers.0.self_attn.q_proj", torch.zeros(64, 64))
     with pytest.raises(MergeError, match="with another shape"):
         ours.merged("model.layers.0.self_attn.q_proj", torch.zeros(64, 32), torch.zeros(64))
+
+
+@pytest.mark.parametrize("variant", [{"velora_config": {"num_groups": 4}}, {"kasa_config": {}}])
+def test_variants_of_lora_have_no_bias_of_their_own(variant: dict[str, Any], tmp_path: Path) -> None:
+    base = make("llama-bias", tmp_path / "base")
+    run = train(case("LORA", target_modules=["q_proj"], lora_bias=True, **variant), base, tmp_path / "run")
+    with pytest.raises(MergeError, match=r"lora_bias is true beside \w+_config; such an adapter is not merged"):
+        source_of(run, base)
+
+
+@pytest.mark.parametrize("variant", [{"velora_config": {"num_groups": 2}}, {"kasa_config": {}}])
+@pytest.mark.parametrize("more", [{}, {"trainable_token_indices": [3, 7]}])
+def test_variants_of_lora_on_a_tied_head_are_refused(
+    variant: dict[str, Any], more: dict[str, Any], tmp_path: Path
+) -> None:
+    base = make("llama-tied", tmp_path / "base")
+    run = train(case("LORA", target_modules=["q_proj", "lm_head"], **variant, **more), base, tmp_path / "run")
+    with pytest.raises(MergeError, match="of a model in which the two are one"):
+        source_of(run, base)

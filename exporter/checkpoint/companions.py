@@ -52,6 +52,8 @@ def finished_config(config: Mapping[str, Any], run: "Run", source: "Merged", dty
     inner["vocab_size"] = source.shapes()[EMBEDDING][0]
     if run.layers is not None:
         inner["num_hidden_layers"] = len(run.layers)
+        if isinstance(kinds := inner.get("layer_types"), list):  # which are all alike
+            inner["layer_types"] = kinds[:1] * len(run.layers)
     if inner is not finished:
         finished["text_config"] = inner
         if "vocab_size" in finished:

@@ -39,7 +39,21 @@ PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", None)
 
 def by_rows(config: Mapping[str, object]) -> bool:
     """Whether an adapter is merged here, by rows."""
-    return config.get("peft_type") in KINDS and not any(config.get(name) for name in VARIANTS)
+    return config.get("peft_type") in KINDS and not by_variant(config)
+
+
+def by_variant(config: Mapping[str, object]) -> bool:
+    """Whether an adapter is LoRA in a form that PEFT merges."""
+    return config.get("peft_type") in KINDS and any(config.get(name) for name in VARIANTS)
+
+
+def check_variant(config: Mapping[str, object], path: Path) -> None:
+    """MergeError for what a variant of LoRA cannot have beside it: its layer is merged as a weight, without a bias."""
+    if config.get("lora_bias"):
+        variant = next(name for name in VARIANTS if config.get(name))
+        raise MergeError(
+            f"{path}: lora_bias is true beside {variant}; such an adapter is not merged here. Merge it with PEFT first."
+        )
 
 
 def check_config(config: Mapping[str, object], path: Path) -> None:
