@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import sys
 from functools import partial
 from io import StringIO, TextIOWrapper
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.cli.options import RUN, options, takes
-from exporter.cli.steps import Steps
+from exporter.cli.steps import Steps, stoppable
 from exporter.errors import GgufxError, ProfileError
 from exporter.text import json_text, printable, printable_lines
 
@@ -270,9 +269,8 @@ def main() -> None:
     """Run a command; end with the contract's exit status."""
     if isinstance(sys.stdout, TextIOWrapper):  # a path need not be text: print it as stderr does, not fail
         sys.stdout.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
     try:
-        status = cli.main(standalone_mode=False) or 0
+        status = stoppable(partial(cli.main, standalone_mode=False)) or 0
         sys.stdout.flush()
         sys.exit(status)
     except click.exceptions.Exit as stop:

@@ -1,7 +1,10 @@
-"""How far each step is, on stderr."""
+"""How far each step is, on stderr; and how a command is stopped."""
 
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,3 +44,25 @@ class Steps:
             self._tenths[step] = 10 * done // max(total, 1)
             with suppress(OSError):  # a stream that takes nothing is no reason to end the work
                 click.echo(f"{step}: {10 * self._tenths[step]} %", err=True)
+
+
+def stoppable(command: Callable[[], Any]) -> Any:  # noqa: ANN401  (a command's status)
+    """Run a command that Ctrl-C stops, and a polite kill (SIGTERM) alike.
+
+    KeyboardInterrupt even where a library made another error of it: safetensors does, within a slice.
+    """
+    stopped = Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
+        signal.signal(signal.SIGINT, stop)
+    try:
+        return command()
+    except Exception:
+        if stopped.is_set():
+            raise KeyboardInterrupt from None
+        raise
