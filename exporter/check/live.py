@@ -1,6 +1,7 @@
 """The transformers model with its live adapters, in a process of its own: it computes the run's own logits."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,8 @@ def _is_embedding_again(key: str, folder: str) -> bool:
     from safetensors import safe_open  # noqa: PLC0415
 
     part = key.partition("lm_head.token_adapter.")[2]
-    file = os.path.join(folder, "adapter_model.safetensors")  # noqa: PTH118
-    if not part or not os.path.isfile(file):  # noqa: PTH113
+    file = Path(folder) / "adapter_model.safetensors"
+    if not part or not file.is_file():
         return False
     with safe_open(file, framework="pt") as opened:
         names = set(opened.keys())

@@ -38,6 +38,20 @@ def build(module: str, layer: "torch.nn.Module", config: Any, widest: tuple[int,
         widest: rows and columns of the witness, where the method needs one.
     """
     import peft  # noqa: PLC0415
+
+    tree = tree_of(module, layer)
+    config = copy(config)
+    config.target_modules = {module}
+    if widest is not None:
+        tree.add_module(WITNESS, around(WITNESS, nothing(widest)))
+        config.target_modules = {module, WITNESS}
+    if config.peft_type == "ADALORA" and config.rank_pattern:
+        config.rank_pattern = {key: kept for key, kept in config.rank_pattern.items() if key.startswith(f"{module}.")}
+    return peft.PeftModel(tree, config, NAME).eval()
+
+
+def tree_of(module: str, layer: "torch.nn.Module") -> "torch.nn.Module":
+    """A tree that holds one module, under its name in the whole model."""
     import torch  # noqa: PLC0415
 
     tree = torch.nn.Module()
@@ -47,14 +61,7 @@ def build(module: str, layer: "torch.nn.Module", config: Any, widest: tuple[int,
         inner.add_module(name, torch.nn.Module())
         inner = inner.get_submodule(name)
     inner.add_module(last, layer)
-    config = copy(config)
-    config.target_modules = {module}
-    if widest is not None:
-        tree.add_module(WITNESS, around(WITNESS, nothing(widest)))
-        config.target_modules = {module, WITNESS}
-    if config.peft_type == "ADALORA" and config.rank_pattern:
-        config.rank_pattern = {key: kept for key, kept in config.rank_pattern.items() if key.startswith(f"{module}.")}
-    return peft.PeftModel(tree, config, NAME).eval()
+    return tree
 
 
 def saved(model: Any, module: str) -> dict[str, "torch.Tensor"]:  # noqa: ANN401

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import MergeError
-from exporter.merge.skeleton import NAME, PREFIX, WITNESS, around, nothing, saved
+from exporter.merge.skeleton import NAME, PREFIX, WITNESS, around, nothing, saved, tree_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +38,8 @@ def wrapped(module: str, layer: "torch.nn.Module", config: Any, *, witness: bool
     The one beside it has plain LoRA: it is there only because PEFT takes no adapter without a target.
     """
     import peft  # noqa: PLC0415
-    import torch  # noqa: PLC0415
 
-    tree = torch.nn.Module()
-    *parents, last = module.split(".")
-    inner = tree
-    for name in parents:
-        inner.add_module(name, torch.nn.Module())
-        inner = inner.get_submodule(name)
-    inner.add_module(last, layer)
+    tree = tree_of(module, layer)
     config = copy(config)
     if witness:
         config.use_dora = config.lora_bias = False
