@@ -8,7 +8,7 @@ from exporter.errors import MergeError
 from exporter.merge.changes import read_changes
 from exporter.merge.fields import check_fields
 from exporter.merge.layer import Layer
-from exporter.merge.lora import KINDS, by_rows, by_variant, check_config, check_start, check_variant, defaults
+from exporter.merge.lora import KINDS, by_rows, check_config, check_start, check_variant, defaults
 from exporter.merge.methods import WIDEST
 from exporter.merge.values import Change, Changes, Given, Whole
 
@@ -46,20 +46,7 @@ def read_layer(given: Given, tensors: "TensorFiles", weight: float) -> Layer:
     # What PEFT saves of the layer below the method's is what the method was trained over.
     over = {name: replace(change, whole=changes[name].whole) for name, change in saved.items()}
     every = Changes({**changes, **rest.by_weight, **over}, len(given.shapes), (*left_out, *rest.left_out))
-    _check_tied(every, given)
     return Layer(tensors, every, weight, opened)
-
-
-def _check_tied(changes: Changes, given: Given) -> None:
-    """MergeError where PEFT's own layer and trained tokens meet in one matrix, the embedding that is the head too."""
-    both = [changes.by_weight[name] for name in (EMBEDDING, HEAD) if name in changes.by_weight]
-    if any(one.whole for one in both) and (any(one.tokens for one in both) or by_variant(given.config)) and given.tied:
-        raise MergeError(
-            f"{given.path}: changes {' and '.join(one.weight for one in both)} of a model in which the two are one "
-            f"({given.config.get('peft_type')}, with trained tokens or a variant of LoRA): what the change of one "
-            "is to the other PEFT leaves open, and its merge differs from the trained model. Train without that "
-            "module, or with plain LoRA."
-        )
 
 
 def _open(given: Given, tensors: "TensorFiles") -> tuple["PeftModules", tuple[str, ...], tuple[str, ...]]:

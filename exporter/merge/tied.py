@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from converters.spec import EMBEDDING, HEAD
 from exporter.errors import MergeError
-from exporter.merge.lora import is_set_aside
+from exporter.merge.lora import by_variant, is_set_aside
 from exporter.merge.values import Change, Changes, Factors, Tokens
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def check_shared(changes: Changes, adapter: "Adapter") -> None:
     The combinations are those at which PEFT 0.21 stops: when it wraps the model, or when that looks up or answers.
     """
     found = {name: changes.by_weight.get(name, Change(name)) for name in (EMBEDDING, HEAD)}
+    _check_wholes(found, adapter)
     ensured = bool(adapter.config.get("ensure_weight_tying"))
     for name, other in ((EMBEDDING, HEAD), (HEAD, EMBEDDING)):
         change, beside = found[name], found[other]
@@ -51,6 +52,18 @@ def check_shared(changes: Changes, adapter: "Adapter") -> None:
             f"{adapter.weights}: has trained tokens of {name} (trainable_token_indices), and {other}, which is the "
             f"same matrix, was {what}: PEFT lays the tokens over both, and cannot run the result, so no live model "
             "tells what it should be. Train again with both of them in modules_to_save, or without one of the two."
+        )
+
+
+def _check_wholes(found: dict[str, Change], adapter: "Adapter") -> None:
+    """MergeError where a layer that PEFT merges meets trained tokens in the one matrix, or is a variant of LoRA."""
+    variant = by_variant(adapter.config)
+    if any(one.whole for one in found.values()) and (variant or any(one.tokens for one in found.values())):
+        raise MergeError(
+            f"{adapter.weights}: changes {' or '.join(found)} of a model in which the two are one "
+            f"({'a variant of LoRA' if variant else 'with trained tokens'}): what the change of one is to the other "
+            "PEFT leaves open, and its merge differs from the trained model. Train without that module, or with plain "
+            "LoRA."
         )
 
 
