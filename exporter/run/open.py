@@ -103,13 +103,13 @@ def _with_layers(config: Mapping[str, object], layers: tuple[int, ...] | None, w
     if layers is None:
         return dict(config)
     kinds = config.get("layer_types")
-    alike = kinds is None or (isinstance(kinds, list | tuple) and len(set(map(str, kinds))) == 1)
+    alike = kinds is None or (isinstance(kinds, list) and len(set(map(str, kinds))) == 1)
     if not alike or (kinds is None and config.get("sliding_window_pattern") is not None):
         raise RunError(
             f"{where}: the adapter repeats layers (layer_replication), and this model's are of several kinds in turn, "
             "which a file can only say of an unchanged order. Such a run cannot be exported."
         )
-    again = {"layer_types": kinds[:1] * len(layers)} if isinstance(kinds, list | tuple) else {}
+    again = {"layer_types": kinds[:1] * len(layers)} if isinstance(kinds, list) else {}
     return {**config, "num_hidden_layers": len(layers)} | again
 
 
